@@ -1,0 +1,96 @@
+"""A checkpoint is everything that a run needs to go on, and is only data: `torch.load(weights_only=True)` reads it.
+
+Files appear whole or not at all. `last.pt` names its replay file, which carries its step in its name: whenever the process dies,
+`last.pt` and the file it names are a pair.
+"""
+
+import contextlib
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cleanrl_cc.envs import InputError
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path):
+    """A binary file that appears under its name only when it is whole and on the disk.
+
+    Raises:
+        InputError: the disk is full or cannot be written. What was under the name before is untouched.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if os.name == "posix":  # the rename, too, must survive a power cut
+            directory = os.open(path.parent, os.O_RDONLY)
+            os.fsync(directory)
+            os.close(directory)
+    except (OSError, RuntimeError) as error:  # torch wraps a failed write in RuntimeError
+        raise InputError(f"{path} could not be written ({error}): free some disk space. Earlier checkpoints are whole.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
+    """Reads a checkpoint file, or the `last.pt` of a run folder.
+
+    Raises:
+        InputError: missing, truncated, not one of ours, or of another algorithm than `algorithm`.
+    """
+    file = Path(path) / "last.pt" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise InputError(f"There is no checkpoint at {file}: give a run folder that holds last.pt, or the file itself.")
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        missing = {"algorithm", "args", "recipe", "agent", "global_step"} - checkpoint.keys()
+    except Exception as error:  # torch raises whatever its parsers do: UnpicklingError, RuntimeError, EOFError, ...
+        raise InputError(f"{file} is damaged, or no checkpoint of this project ({type(error).__name__}).") from error
+    if missing:
+        raise InputError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}.")
+    if algorithm not in (None, checkpoint["algorithm"]):
+        raise InputError(f"{file} was written by {checkpoint['algorithm']}.py: resume it with that script, not with {algorithm}.py.")
+    return checkpoint
+
+
+def save_replay(path: Path, arrays: dict):
+    """Writes named arrays and tensors as .npz, one at a time: the buffer is never in memory twice."""
+    with atomic_file(path) as file:
+        np.savez(file, **{name: array.cpu().numpy() if torch.is_tensor(array) else array for name, array in arrays.items()})
+
+
+def load_replay(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def rng_state(rng: np.random.Generator | None = None) -> dict:
+    """The state of Python's, NumPy's and torch's global generators, and of `rng`, as plain data."""
+    version, internal, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, keys.tolist(), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "rng": rng.bit_generator.state if rng else None,
+    }
+
+
+def set_rng_state(state: dict, rng: np.random.Generator | None = None):
+    """Inverse of `rng_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if rng:
+        rng.bit_generator.state = state["rng"]

@@ -1,0 +1,434 @@
+"""What an environment emits: construction and wrappers.
+
+`make_env` turns any Gymnasium id into an environment whose observations are float32 vectors or stacked uint8 images,
+whose actions are Discrete or a Box of [-1, 1], and whose episodes can be stored and restored in the middle.
+Nothing here knows an algorithm. The order of the wrappers, from the inside:
+
+    gym.make -> actions in [-1, 1] -> ActionRepeat -> StateObservation or PixelObservation -> Patience -> Episodes
+"""
+
+import atexit
+import difflib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections import deque
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete, flatdim, flatten
+from PIL import Image
+
+gym.register("cleanrl_cc/FastCarRacing-v3", "cleanrl_cc.car_racing:FastCarRacing", max_episode_steps=1000)
+
+# The run fields that say what an agent sees and does: the part of `Args` that a checkpoint needs to rebuild its environment.
+RECIPE = ("env_id", "obs", "action_set", "action_repeat", "frame_stack", "image_size", "grayscale")
+
+
+class InputError(SystemExit):
+    """Something the user can mend: uncaught, it prints its one sentence and exits with code 1."""
+
+
+def require(condition: bool, name: str, value, expected: str):
+    """Raises InputError, naming the flag, unless `condition`."""
+    if not condition:
+        raise InputError(f"--{name.replace('_', '-')} must be {expected}, not {value}.")
+
+
+# --- construction ---
+
+
+def make_env(
+    env_id: str,
+    obs: str = "auto",
+    action_set: str = "auto",
+    action_repeat: int = 1,
+    frame_stack: int = 4,
+    image_size: int = 84,
+    grayscale: bool = True,
+    *,
+    patience: int = 0,
+    render_mode: str | None = None,
+    seed: tuple[int, ...] = (0,),
+) -> "Episodes":
+    """One environment, wrapped as the head of this file shows.
+
+    Args:
+        env_id: any id that Gymnasium knows; `module:Name-v0` imports `module` first.
+        obs: "pixels", "state", or "auto": pixels where the environment emits images.
+        action_set: "auto": two axes for CarRacing, continuous LunarLander; "native": what the environment has; "five": CarRacing's
+            five discrete actions.
+        action_repeat: environment steps per agent step. Time limits stay in environment steps.
+        frame_stack, image_size, grayscale: shape of pixel observations, uint8 (frame_stack * C, image_size, image_size).
+        patience: end an episode as truncated after so many agent steps without a positive reward; 0 never does. For training only.
+        render_mode: what `render()` returns, None where nobody calls it.
+        seed: entropy of the seeds that `reset()` without a seed draws.
+
+    Raises:
+        InputError: unknown id, or an observation or action set that this environment does not have.
+    """
+    spec = find_spec(env_id)
+    is_dm_control, is_car = env_id.startswith("dm_control/"), spec.name == "FastCarRacing"
+    is_mujoco = is_dm_control or "mujoco" in str(spec.entry_point)
+    if action_set == "five" and not is_car:
+        raise InputError(f"--action-set five is CarRacing's; {env_id} has --action-set auto or native.")
+    if is_mujoco and (obs == "pixels" or render_mode == "rgb_array") and choose_gl_backend() == "disabled":
+        raise InputError(
+            "MuJoCo finds no off-screen OpenGL (tried EGL and OSMesa): "
+            "install Debian's libegl1 or libosmesa6, or use --obs state without videos."
+        )
+
+    kwargs = {"render_mode": render_mode}
+    if is_car or spec.name == "LunarLander":
+        kwargs["continuous"] = action_set == "auto" or (is_car and action_set == "native")
+    if is_dm_control and render_mode == "rgb_array":
+        kwargs["render_kwargs"] = {"height": 240, "width": 320, "camera_id": 0}
+    renders_by_itself = is_mujoco or is_car
+    try:
+        env = gym.make(spec, disable_env_checker=True, **kwargs)
+        emits_images = is_image(env.observation_space)
+        if obs == "pixels" and not emits_images and not renders_by_itself and render_mode != "rgb_array":
+            if render_mode is not None:
+                raise InputError(f"{env_id} cannot be shown in a window while its pixels are the observation.")
+            env.close()
+            env = gym.make(spec, disable_env_checker=True, **kwargs | {"render_mode": "rgb_array"})
+    except (gym.error.DependencyNotInstalled, gym.error.ResetNeeded, ImportError) as error:
+        raise InputError(f"{env_id} cannot be made: {error}") from error
+    if obs == "state" and emits_images:
+        raise InputError(f"{env_id} emits images and has no state observation: use --obs pixels or --obs auto.")
+
+    if is_dm_control:  # shimmy 2.0.1 writes 1000 times the rate, into a dict that all its environments share
+        env.metadata = env.unwrapped.metadata = env.metadata | {"render_fps": round(1 / env.unwrapped.dt)}
+    if is_car and action_set == "auto":
+        env = TwoAxes(env)
+    if isinstance(env.action_space, Box):
+        env = UnitActions(env)
+    elif not isinstance(env.action_space, Discrete):
+        raise InputError(f"{env_id} has a {type(env.action_space).__name__} action space; Box and Discrete are supported.")
+    if action_repeat > 1:
+        env = ActionRepeat(env, action_repeat)
+    if emits_images or obs == "pixels":
+        env = PixelObservation(env, frame_source(env, emits_images, image_size), frame_stack, image_size, grayscale)
+    else:
+        env = StateObservation(env)
+    if patience:
+        env = Patience(env, patience)
+    return Episodes(env, seed)
+
+
+def make_vector_env(recipe: dict, num_envs: int, seed: int, patience: int = 0) -> gym.vector.VectorEnv:
+    """`num_envs` environments in NEXT_STEP autoreset mode: in this process if one, in a process each if more.
+
+    Observations are (N, ...), rewards, terminations and truncations (N,). After the last step of an episode comes its final
+    observation; the next step ignores its action and brings the first observation of the next episode.
+    """
+    env_fns = [partial(_make_worker_env, recipe, patience, (seed, index)) for index in range(num_envs)]
+    if num_envs == 1:
+        return gym.vector.SyncVectorEnv(env_fns)
+    envs = gym.vector.AsyncVectorEnv(env_fns)
+    # The workers ignore SIGTERM, so what multiprocessing would send them at an exit without `close` must be stronger.
+    atexit.register(lambda: [process.kill() for process in envs.processes])
+    return envs
+
+
+def _make_worker_env(recipe: dict, patience: int, seed: tuple[int, int]) -> "Episodes":
+    if multiprocessing.parent_process() is not None:  # Ctrl-C reaches the whole process group: the parent decides when to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return make_env(**recipe, patience=patience, seed=seed)
+
+
+def snapshot_envs(envs: gym.vector.VectorEnv) -> list[dict]:
+    """The state of every environment as plain data, see `Episodes.snapshot`."""
+    return list(envs.call("snapshot"))
+
+
+def restore_envs(envs: gym.vector.VectorEnv, snapshots: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Puts every environment back where `snapshot_envs` found it.
+
+    Returns:
+        The current observations (N, ...), and (N,) bool: whose next step is a reset that ignores its action.
+    """
+    observations = envs.call("restore", snapshots)
+    return np.stack(observations), np.array([snapshot["ended"] for snapshot in snapshots])
+
+
+def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    """The registered specification; CarRacing-v3 is found in its faster, pixel-identical form. Raises InputError with near matches."""
+    if env_id.startswith("dm_control/"):
+        choose_gl_backend()  # dm_control chooses for good when it is imported
+        import shimmy  # noqa: F401  (registers the suite)
+    try:
+        return gym.spec("cleanrl_cc/FastCarRacing-v3" if env_id == "CarRacing-v3" else env_id)
+    except (gym.error.Error, ImportError) as error:
+        near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.envs.registry, or use module:Name-v0 for your own."
+        raise InputError(f"Unknown environment {env_id!r}: {hint}") from error
+
+
+# --- rendering without a screen ---
+
+_PROBE = (
+    "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); "
+    "from OpenGL import GL; print(GL.glGetString(GL.GL_RENDERER).decode())"
+)
+
+
+def choose_gl_backend() -> str:
+    """Sets MUJOCO_GL to the first back end that works, found in a child process because a failed attempt cannot be undone.
+
+    Returns:
+        "egl", "osmesa", the user's own MUJOCO_GL, "glfw" where the system has a desktop's OpenGL, or "disabled".
+    """
+    if sys.platform != "linux":
+        return os.environ.get("MUJOCO_GL", "glfw")
+    chosen_by_us = os.environ.get("CLEANRL_CC_GL")  # inherited by worker processes, which need not probe again
+    if chosen_by_us:
+        return chosen_by_us
+    for backend in [os.environ["MUJOCO_GL"]] if os.environ.get("MUJOCO_GL") else ["egl", "osmesa"]:
+        environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+        probe = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True)
+        if probe.returncode == 0:
+            renderer = probe.stdout.strip()
+            print(f"MuJoCo renders with {backend}: {renderer}", file=sys.stderr)
+            if "llvmpipe" in renderer or "softpipe" in renderer:
+                print("Warning: this is software rendering; pixels from MuJoCo will be slow.", file=sys.stderr)
+            break
+    else:
+        backend = "disabled"
+    os.environ["MUJOCO_GL"] = os.environ["CLEANRL_CC_GL"] = backend
+    return backend
+
+
+def frame_source(env: gym.Env, emits_images: bool, size: int):
+    """A function from the observation to an RGB or gray frame (H, W, C) uint8, called once per agent step."""
+    base = env.unwrapped
+    if type(base).__name__ == "FastCarRacing":
+        base.render_observation = False  # drawn once per agent step, here, instead of at every physics step
+        return lambda obs: car_racing_view(base.draw())
+    if emits_images:
+        return lambda obs: obs
+    if hasattr(base, "physics"):  # dm_control: without shadows and reflections software rendering is four times faster
+        flags = {"shadow": False, "reflection": False}
+        return lambda obs: base.physics.render(size, size, camera_id=0, render_flag_overrides=flags)
+    if hasattr(base, "mujoco_renderer"):  # an own renderer: the environment's has the size of its videos
+        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+        camera = base.mujoco_renderer.default_cam_config
+        renderer = MujocoRenderer(base.model, base.data, camera, width=size, height=size)
+        return lambda obs: renderer.render("rgb_array")
+    return lambda obs: env.render()
+
+
+# Tiles of the road are (102, 102, 102) once visited and up to 107 before: 2 % of the range, and all there is to see of where
+# the car has been. The curve gives these five levels a quarter of the range. It is monotone: no two grays swap places.
+_ROAD_CONTRAST = np.interp(np.arange(256), [0, 101, 108, 255], [0, 64, 128, 255]).round().astype(np.uint8)
+
+
+def car_racing_view(frame: np.ndarray) -> np.ndarray:
+    """CarRacing's 96x96 picture without the dashboard (bottom 12 rows) and the 6 columns at either side: (84, 84, 3) uint8."""
+    return _ROAD_CONTRAST[frame[:84, 6:90]]
+
+
+def is_image(space: gym.Space) -> bool:
+    """True for a uint8 Box of shape (H, W), (H, W, 1) or (H, W, 3)."""
+    if not isinstance(space, Box) or space.dtype != np.uint8:
+        return False
+    return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3))
+
+
+# --- actions ---
+
+
+class UnitActions(gym.ActionWrapper):
+    """Actions in [-1, 1] and of shape (A,), whatever the bounds and the shape of the environment's own."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        box = env.action_space
+        low, high = box.low.astype(np.float64).ravel(), box.high.astype(np.float64).ravel()
+        unbounded = ~np.isfinite(low) | ~np.isfinite(high)
+        if unbounded.any():
+            warnings.warn(f"Action dimensions {np.flatnonzero(unbounded).tolist()} have no finite bounds: using [-1, 1].", stacklevel=2)
+            low, high = np.where(unbounded, -1.0, low), np.where(unbounded, 1.0, high)
+        self.center, self.half_range = (high + low) / 2, (high - low) / 2
+        self.action_space = Box(-1.0, 1.0, low.shape, np.float32)
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        box = self.env.action_space
+        scaled = self.center + self.half_range * np.clip(action, -1.0, 1.0)
+        return scaled.reshape(box.shape).astype(box.dtype)
+
+
+class TwoAxes(gym.ActionWrapper):
+    """CarRacing by two axes, steering and gas/brake: an agent that knows nothing does not stand on the brake."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        steering, pedal = action
+        return np.array([steering, max(pedal, 0.0), max(-pedal, 0.0)], np.float32)
+
+
+class ActionRepeat(gym.Wrapper):
+    """Repeats an action, sums its rewards, and stops at the end of the episode."""
+
+    def __init__(self, env: gym.Env, repeat: int):
+        super().__init__(env)
+        self.repeat = repeat
+
+    def step(self, action):
+        total_reward = 0.0
+        for _ in range(self.repeat):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total_reward += float(reward)
+            if terminated or truncated:
+                break
+        return obs, total_reward, terminated, truncated, info
+
+
+# --- observations ---
+
+
+class StateObservation(gym.ObservationWrapper):
+    """Any observation as one float32 vector (O,): dictionaries, scalars and float64 included."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.observation_space = Box(-np.inf, np.inf, (flatdim(env.observation_space),), np.float32)
+
+    def observation(self, obs) -> np.ndarray:
+        return flatten(self.env.observation_space, obs).astype(np.float32)
+
+
+class PixelObservation(gym.Wrapper):
+    """The newest `stack` frames, oldest first: uint8 (stack * C, size, size), C = 1 if gray, else 3.
+
+    With `rendering = False` frames are black and cost nothing, for replaying an episode nobody watches.
+    """
+
+    def __init__(self, env: gym.Env, frame_source, stack: int, size: int, grayscale: bool):
+        super().__init__(env)
+        self.frame_source, self.size, self.grayscale = frame_source, size, grayscale
+        self.rendering = True
+        self.frames = deque(maxlen=stack)
+        self.black = np.zeros((1 if grayscale else 3, size, size), np.uint8)
+        self.observation_space = Box(0, 255, (stack * len(self.black), size, size), np.uint8)
+
+    def reset(self, **kwargs):
+        obs, info = self.env.reset(**kwargs)
+        self.frames.extend([self.frame(obs)] * self.frames.maxlen)
+        return np.concatenate(self.frames), info
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.frames.append(self.frame(obs))
+        return np.concatenate(self.frames), reward, terminated, truncated, info
+
+    def frame(self, obs) -> np.ndarray:
+        """The current frame, uint8 (C, size, size)."""
+        if not self.rendering:
+            return self.black
+        frame = self.frame_source(obs)
+        if frame.ndim == 2:
+            frame = frame[..., None]
+        if frame.shape[:2] != (self.size, self.size):
+            frame = np.asarray(Image.fromarray(frame.squeeze()).resize((self.size, self.size), Image.Resampling.BOX))
+            frame = frame.reshape(self.size, self.size, -1)
+        if self.grayscale and frame.shape[2] == 3:  # ITU-R 601-2 luma in integers: a gray pixel keeps its value exactly
+            frame = (frame @ np.array([77, 150, 29], np.uint32) >> 8).astype(np.uint8)[..., None]
+        if not self.grayscale and frame.shape[2] == 1:
+            frame = frame.repeat(3, axis=2)
+        return frame.transpose(2, 0, 1).copy()
+
+
+# --- episodes ---
+
+
+class Patience(gym.Wrapper):
+    """Truncates an episode after `patience` agent steps in a row without a positive reward."""
+
+    def __init__(self, env: gym.Env, patience: int):
+        super().__init__(env)
+        self.patience = patience
+
+    def reset(self, **kwargs):
+        self.barren_steps = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.barren_steps = 0 if reward > 0 else self.barren_steps + 1
+        return obs, reward, terminated, truncated or (not terminated and self.barren_steps >= self.patience), info
+
+
+class Episodes(gym.Wrapper):
+    """An episode is a seed and its actions: that pair restores any deterministic environment in mid-episode by replaying it.
+
+    `reset()` draws the seed of the n-th episode from (entropy, n), so the generator's state is the number n. At the end of an
+    episode `info["episode"]` holds its undiscounted return `r`, its length `l` in agent steps, and whatever `episode_metrics()` of the
+    environment returns. A step after the end is a reset, as in the NEXT_STEP mode of vector environments: their flag that a
+    reset is due is out of a snapshot's reach.
+    """
+
+    def __init__(self, env: gym.Env, entropy: tuple[int, ...]):
+        super().__init__(env)
+        self.entropy = entropy
+        self.episode = -1
+        self.ended = True
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        self.episode += 1
+        self.seed = int(np.random.SeedSequence((*self.entropy, self.episode)).generate_state(1)[0]) if seed is None else seed
+        return self._begin()
+
+    def _begin(self):
+        self.actions, self.episodic_return, self.ended = [], 0.0, False
+        return self.env.reset(seed=self.seed)
+
+    def step(self, action):
+        if self.ended:
+            obs, info = self.reset()
+            return obs, 0.0, False, False, info
+        self.actions.append(np.array(action))  # a copy: vector environments reuse their buffers
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.episodic_return += float(reward)
+        self.ended = bool(terminated or truncated)
+        if self.ended:
+            info["episode"] = {"r": self.episodic_return, "l": len(self.actions)}
+            info["episode"] |= getattr(self.unwrapped, "episode_metrics", dict)()
+        return obs, reward, terminated, truncated, info
+
+    def snapshot(self) -> dict:
+        """Where this environment is, in ints, lists and a bool."""
+        return {
+            "episode": self.episode,
+            "seed": self.seed,
+            "actions": [action.tolist() for action in self.actions],
+            "ended": self.ended,
+        }
+
+    def restore(self, snapshots: list[dict]) -> np.ndarray:
+        """Replays the snapshot of this environment (its place in the vector is the last number of its entropy); returns the observation."""
+        snapshot = snapshots[self.entropy[-1]]
+        self.episode, self.seed = snapshot["episode"], snapshot["seed"]
+        stack = self.get_wrapper_attr("frames").maxlen if self.has_wrapper_attr("frames") else 0
+        unseen = len(snapshot["actions"]) - stack  # only the frames that are still in the stack need a picture
+        self._render(unseen < 0)
+        obs, _ = self._begin()
+        for index, action in enumerate(snapshot["actions"]):
+            self._render(index >= unseen)
+            obs, *_ = self.step(np.asarray(action, self.action_space.dtype))
+        self._render(True)
+        assert self.ended == snapshot["ended"], "the environment is not deterministic: its episode ended elsewhere in the replay"
+        return obs
+
+    def _render(self, rendering: bool):
+        if self.has_wrapper_attr("rendering"):
+            self.set_wrapper_attr("rendering", rendering)

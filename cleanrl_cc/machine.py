@@ -1,0 +1,104 @@
+"""What a run runs on: device, threads, precision, and how much memory there is."""
+
+import contextlib
+import ctypes
+import os
+import platform
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from cleanrl_cc.envs import InputError, require
+
+
+def start_torch(args) -> torch.device:
+    """Seeds every generator, sets threads and matmul precision, and resolves "auto" in `args.device` and `args.precision`."""
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    device = find_device(args.device)
+    args.device = str(device)
+    if args.num_threads is not None:
+        require(args.num_threads >= 1, "num_threads", args.num_threads, "at least 1")
+        torch.set_num_threads(args.num_threads)
+    bf16_is_native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    if args.precision == "auto":
+        args.precision = "bf16" if bf16_is_native and args.obs != "state" else "fp32"
+    if args.precision == "bf16" and not bf16_is_native:
+        print("Warning: this processor has no bf16 instructions; --precision fp32 will be several times faster.", file=sys.stderr)
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.deterministic = True
+    keep_pages()
+    return device
+
+
+def find_device(name: str) -> torch.device:
+    """A torch device from "auto", "cpu", "cuda" or "cuda:1". Raises InputError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        count = torch.cuda.device_count()
+        there = "cpu" + "".join(f", cuda:{i}" for i in range(count))
+        raise InputError(f"--device {name} is not there; this machine has: {there}.") from error
+
+
+def keep_pages():
+    """Tells glibc to keep freed memory: large batches otherwise map and zero fresh pages each update (2.4 times slower from pixels)."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def free_memory() -> int:
+    """Bytes that this process may still use: what is free, or what its cgroup leaves if that is less."""
+    free = psutil.virtual_memory().available
+    for limit_file, usage_file, stat_file, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        root = Path("/sys/fs/cgroup")
+        with contextlib.suppress(OSError, ValueError):
+            limit, usage = (int((root / name).read_text()) for name in (limit_file, usage_file))
+            stat = dict(line.split() for line in (root / stat_file).read_text().splitlines())
+            free = min(free, limit - usage + int(stat.get(cache, 0)))
+    return free
+
+
+def place_buffer(row_bytes: int, buffer_size: int, device: torch.device) -> torch.device:
+    """Where a replay buffer of `buffer_size` transitions of `row_bytes` goes: on the training device if it fits there, else in memory.
+
+    Raises:
+        InputError: it fits nowhere; names the largest --buffer-size that does.
+    """
+    needed = row_bytes * buffer_size
+    if device.type == "cuda" and needed < 0.8 * torch.cuda.mem_get_info(device)[0]:
+        return device
+    free = free_memory()
+    if needed > 0.9 * free:
+        raise InputError(
+            f"--buffer-size {buffer_size} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
+            f"the largest that fits is --buffer-size {int(0.9 * free) // row_bytes}."
+        )
+    return torch.device("cpu")
+
+
+def describe_machine(device: torch.device) -> dict:
+    """For the record: processor, cores, torch threads and GPU."""
+    processor = platform.processor()
+    with contextlib.suppress(OSError, StopIteration):  # Linux knows the model's name
+        line = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+        processor = line.split(":", 1)[1].strip()
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }

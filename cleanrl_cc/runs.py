@@ -1,0 +1,465 @@
+"""What a run records: folder, logs, checkpoints, resume, interruption.
+
+A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one line per log line), `evaluations.csv`, `last.pt` and
+`replay-<step>.npz` (together they resume), `best.pt` (it evaluates), and `videos/`. Nothing here knows an algorithm, and nothing here
+draws from the generators that the training uses.
+"""
+
+import argparse
+import contextlib
+import csv
+import fnmatch
+import json
+import math
+import platform
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import gymnasium as gym
+import imageio.v2 as imageio
+import numpy as np
+import torch
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from cleanrl_cc.checkpoints import atomic_file, load_checkpoint, load_replay, rng_state, save_replay, set_rng_state
+from cleanrl_cc.envs import RECIPE, InputError, find_spec, make_env, require, restore_envs, snapshot_envs
+from cleanrl_cc.machine import describe_machine, start_torch
+
+LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
+EVALUATION_SEED = 20_000  # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
+
+
+# --- arguments ---
+
+
+def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = None):
+    """The command line as an instance of the dataclass `cls`.
+
+    Defaults come from the preset whose key matches --env-id (keys may hold * and ?), or from the checkpoint when resuming: then
+    only --total-timesteps may differ, and only upwards.
+
+    Raises:
+        InputError: a checkpoint that cannot be resumed, or an argument that may not change.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--env-id", "--env_id", default=cls.env_id)
+    early.add_argument("--resume")
+    chosen, _ = early.parse_known_args(argv)
+    if chosen.resume is None:
+        return tyro.cli(cls, description=_summary(cls), default=preset_args(cls, presets, chosen.env_id), args=argv)
+
+    saved = resume_args(cls, chosen.resume)
+    args = tyro.cli(cls, description=_summary(cls), default=saved, args=argv)
+    for name, value in asdict(saved).items():
+        if name not in ("resume", "total_timesteps") and getattr(args, name) != value:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"{flag} is {value!r} in {chosen.resume}; a resumed run can only change --total-timesteps.")
+    if args.total_timesteps < saved.total_timesteps:
+        raise InputError(f"--total-timesteps was {saved.total_timesteps} in {chosen.resume} and can only grow.")
+    return args
+
+
+def preset_args(cls: type, presets: dict[str, dict], env_id: str):
+    """`cls` with the preset of `env_id`: an exact key before a pattern."""
+    keys = [env_id] if env_id in presets else [key for key in presets if fnmatch.fnmatch(env_id, key)]
+    return cls(**(presets[keys[0]] if keys else {}) | {"env_id": env_id})
+
+
+def resume_args(cls: type, path: str):
+    """The arguments inside a checkpoint, with `resume` set to its path. Raises InputError where they are not those of `cls`."""
+    checkpoint = load_checkpoint(path, algorithm=script_name(cls))
+    try:
+        return cls(**checkpoint["args"] | {"resume": str(path)})
+    except TypeError as error:
+        raise InputError(f"{path} does not fit this script: {error}. Resume with the version that wrote it.") from error
+
+
+def check_args(args, at_least_one: tuple[str, ...] = (), in_unit_interval: tuple[str, ...] = ()):
+    """Checks the run fields and the named ones. Raises InputError."""
+    for name in ("total_timesteps", "num_envs", "action_repeat", "frame_stack", "image_size", "eval_episodes", *at_least_one):
+        require(getattr(args, name) >= 1, name, getattr(args, name), "at least 1")
+    for name in ("checkpoint_frequency", "eval_frequency", "patience"):
+        require(getattr(args, name) >= 0, name, getattr(args, name), "at least 0")
+    for name in in_unit_interval:
+        require(0 <= getattr(args, name) <= 1, name, getattr(args, name), "between 0 and 1")
+
+
+def script_name(cls: type) -> str:
+    return Path(sys.modules[cls.__module__].__file__).stem
+
+
+def _summary(cls: type) -> str:
+    return (sys.modules[cls.__module__].__doc__ or "").strip()
+
+
+# --- files ---
+
+
+def append_csv(path: Path, row: dict):
+    """Adds a line; a key that the header lacks becomes a new column, empty in the lines before."""
+    rows = read_csv(path)
+    header = list(rows[0]) if rows else []
+    if set(row) <= set(header):
+        with open(path, "a", newline="") as file:
+            csv.DictWriter(file, header).writerow(row)
+    else:
+        write_csv(path, [*rows, row])
+
+
+def read_csv(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, rows: list[dict]):
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, header)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+# --- evaluation ---
+
+
+def play_episode(env: gym.Env, agent, seed: int, frames: list | None = None, trace: list | None = None) -> dict:
+    """One deterministic episode.
+
+    Args:
+        agent: has `act(obs (1, ...), deterministic=True) -> (1, ...)`, and `value(obs) -> (1,)` if `trace` is given.
+        frames: receives what `env.render()` returns at every agent step.
+        trace: receives a (value, reward) pair per agent step.
+
+    Returns:
+        `seed`, undiscounted return `r`, length `l`, and the environment's own measures of the episode.
+    """
+    obs, _ = env.reset(seed=seed)
+    ended = False
+    while not ended:
+        if frames is not None:
+            frames.append(env.render())
+        value = None if trace is None else float(agent.value(obs[None])[0])
+        obs, reward, terminated, truncated, info = env.step(agent.act(obs[None], deterministic=True)[0])
+        if trace is not None:
+            trace.append((value, float(reward)))
+        ended = terminated or truncated
+    return {"seed": seed} | info["episode"]
+
+
+def summarize(episodes: list[dict]) -> dict:
+    """Statistics of `play_episode`'s results: of the return, and the mean of every other measure."""
+    returns = np.array([episode["r"] for episode in episodes])
+    others = {f"{key}_mean": float(np.mean([e[key] for e in episodes])) for key in episodes[0] if key not in ("seed", "r", "l")}
+    return {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_median": float(np.median(returns)),
+        "return_min": float(returns.min()),
+        "return_max": float(returns.max()),
+        "length_mean": float(np.mean([episode["l"] for episode in episodes])),
+        **others,
+    }
+
+
+def write_video(path: Path, frames: list[np.ndarray], fps: float):
+    """H.264 mp4, playable in browsers; the encoder comes with imageio-ffmpeg. Odd sizes lose their last row or column."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = (size // 2 * 2 for size in frames[0].shape[:2])
+    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, ffmpeg_log_level="error") as video:
+        for frame in frames:
+            video.append_data(frame[:height, :width])
+
+
+# --- the run ---
+
+
+class Run:
+    """The folder of one training run and everything written to it.
+
+    With `args.resume` the folder is that of the checkpoint, which is then in `checkpoint`, and lines written after it are dropped: the
+    run will write them again.
+
+    Attributes:
+        device: where to compute; torch's seeds, threads and precision are set.
+        recipe: arguments of `make_env`.
+        checkpoint: what to `restore`, None in a new run.
+        stop_signal: the number of a SIGINT or SIGTERM received, else None.
+
+    Raises:
+        InputError: a run field out of range, a folder that exists or cannot be written, a checkpoint that cannot be resumed.
+    """
+
+    def __init__(self, args):
+        self.args, self.algorithm = args, script_name(type(args))
+        self.checkpoint = load_checkpoint(args.resume, self.algorithm) if args.resume else None
+        self.device = start_torch(args)
+        self.recipe = {name: getattr(args, name) for name in RECIPE}
+        find_spec(args.env_id)  # complain before a folder exists
+        self.stop_signal = None
+        self.episodes = []  # ended since the last log line
+        self.last_return = self.evaluation = math.nan
+        self.best_return, self.evaluated_step, self.logged_step = -math.inf, -1, 0
+        self.earlier_seconds, self.tracker, self.eval_env, self.bar = 0.0, None, None, None
+        tracker_id, start = None, 0
+        if self.checkpoint:
+            self.folder = Path(args.resume) if Path(args.resume).is_dir() else Path(args.resume).parent
+            if "envs" not in self.checkpoint:
+                raise InputError(f"{args.resume} holds a policy only: resume from the last.pt beside it.")
+            start, tracker_id = self.checkpoint["global_step"], self.checkpoint["tracker_id"]
+            self.best_return, self.logged_step = self.checkpoint["best_return"], self.checkpoint["logged_step"]
+            self.evaluated_step, self.evaluation = self.checkpoint["evaluated"]
+            self.earlier_seconds, self.episodes = self.checkpoint["seconds"], self.checkpoint["episodes"]
+            for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):
+                write_csv(file, [row for row in read_csv(file) if int(row["global_step"]) <= start])
+        else:
+            self.folder = self._new_folder()
+        self._write_description()
+        self.writer = SummaryWriter(self.folder, purge_step=start + 1 if args.resume else None)
+        if args.track:
+            self._start_tracker(tracker_id)
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=args.total_timesteps, initial=start, unit="step", dynamic_ncols=True)
+        self.started_at = self.logged_at = time.perf_counter()
+        self.first_step, self.shown_at = start, self.started_at
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread: someone else handles signals
+                signal.signal(number, self._request_stop)
+
+    def _new_folder(self) -> Path:
+        args = self.args
+        name = args.run_name or f"{args.env_id.replace('/', '-')}__{self.algorithm}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+        for suffix in ["", *(f"-{number}" for number in range(2, 100))]:  # runs may start in the same second
+            folder = Path(args.runs_dir) / (name + suffix)
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError as error:
+                if args.run_name:
+                    raise InputError(f"{folder} exists: choose another --run-name, or --resume {folder} to go on with it.") from error
+            except OSError as error:
+                raise InputError(f"{folder} cannot be created ({error.strerror}): choose another --runs-dir.") from error
+        raise InputError(f"{folder} and many like it exist: choose another --runs-dir.")
+
+    def _write_description(self):
+        description = {
+            "algorithm": self.algorithm,
+            "args": asdict(self.args),
+            "command": " ".join(["python", *sys.argv]),
+            "machine": describe_machine(self.device),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "gymnasium": gym.__version__},
+        }
+        with atomic_file(self.folder / "args.json") as file:
+            file.write((json.dumps(description, indent=2) + "\n").encode())
+
+    def _start_tracker(self, tracker_id: str | None):
+        import wandb
+
+        self.tracker = wandb.init(
+            project=self.args.wandb_project,
+            entity=self.args.wandb_entity,
+            name=self.folder.name,
+            id=tracker_id or wandb.util.generate_id(),
+            resume="allow",
+            dir=self.folder,
+            config=asdict(self.args),
+        )
+        self.tracker.define_metric("global_step")
+        self.tracker.define_metric("*", step_metric="global_step")  # W&B's own step may not go back, ours does after a resume
+
+    def _request_stop(self, number: int, _frame):
+        if self.stop_signal is not None:
+            raise KeyboardInterrupt
+        self.stop_signal = number
+        self.say("Stopping after this step (and its evaluation, if one is under way); again: at once, without saving.")
+
+    def say(self, text: str):
+        """Prints a line to stderr without tearing the progress bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def seconds(self) -> float:
+        """Of training, those before a resume included."""
+        return self.earlier_seconds + time.perf_counter() - self.started_at
+
+    # Logging
+
+    def log_episodes(self, global_step: int, infos: dict):
+        """Takes the ended episodes out of a vector environment's `infos`."""
+        for index in np.flatnonzero(infos.get("_episode", [])):
+            self.last_return, length = float(infos["episode"]["r"][index]), int(infos["episode"]["l"][index])
+            self.episodes.append([self.last_return, length])
+            self._scalars(global_step, {"charts/episodic_return": self.last_return, "charts/episodic_length": length})
+
+    def log(self, global_step: int, metrics: dict):
+        """Writes a line of progress.csv: `metrics` (floats or tensors), speed, and means over the episodes since the last line.
+
+        Raises:
+            InputError: a metric is not finite. The checkpoint written before stays.
+        """
+        values = {key: float(value) for key, value in metrics.items()}
+        for key, value in values.items():
+            if not math.isfinite(value):
+                raise InputError(
+                    f"{key} became {value} at step {global_step}: the run stops, its last good checkpoint is in {self.folder}. "
+                    "A lower learning rate or smaller rewards may help."
+                )
+        now = time.perf_counter()
+        values["charts/sps"] = (global_step - self.logged_step) / (now - self.logged_at)
+        self.logged_at, self.logged_step = now, global_step
+        self._scalars(global_step, values)
+        if self.episodes:
+            returns, lengths = zip(*self.episodes, strict=True)
+            values |= {"charts/episodic_return": float(np.mean(returns)), "charts/episodic_length": float(np.mean(lengths))}
+        append_csv(self.folder / "progress.csv", self._clock(global_step) | {"charts/episodes": len(self.episodes)} | values)
+        self.episodes = []
+
+    def _clock(self, global_step: int) -> dict:
+        return {"global_step": global_step, "frames": global_step * self.args.action_repeat, "seconds": round(self.seconds(), 1)}
+
+    def _scalars(self, global_step: int, values: dict):
+        for key, value in values.items():
+            self.writer.add_scalar(key, value, global_step)
+        if self.tracker:
+            self.tracker.log(values | {"global_step": global_step})
+
+    def show_progress(self, global_step: int):
+        """Moves the progress bar; where there is no terminal, prints a line every 30 seconds."""
+        if self.bar:
+            self.bar.set_postfix({"return": f"{self.last_return:.1f}"}, refresh=False)
+            self.bar.update(global_step - self.bar.n)
+        elif time.perf_counter() - self.shown_at > 30:
+            self.shown_at, total = time.perf_counter(), self.args.total_timesteps
+            sps = (global_step - self.first_step) / (self.shown_at - self.started_at)
+            left = (total - global_step) / max(sps, 1e-9) / 60
+            self.say(f"step {global_step:,} of {total:,}  {sps:.0f} steps/s  return {self.last_return:.1f}  {left:.0f} min left")
+
+    # Evaluation
+
+    def evaluate(self, agent, global_step: int) -> float:
+        """Plays `eval_episodes` deterministic episodes, always the same ones, and keeps the best policy as `best.pt`.
+
+        Returns:
+            The mean return. The training's random generators do not notice.
+        """
+        if self.evaluated_step == global_step:
+            return self.evaluation
+        generators = rng_state()
+        if self.eval_env is None:
+            self.eval_env = make_env(**self.recipe, render_mode="rgb_array" if self.args.capture_video else None)
+        frames = [] if self.args.capture_video else None
+        seeds = range(EVALUATION_SEED, EVALUATION_SEED + self.args.eval_episodes)
+        summary = summarize([play_episode(self.eval_env, agent, seed, frames if seed == EVALUATION_SEED else None) for seed in seeds])
+        set_rng_state(generators)
+
+        self.evaluation, self.evaluated_step = summary["return_mean"], global_step
+        self.say(f"step {global_step:,}: evaluation {self.evaluation:.1f} +- {summary['return_std']:.1f}")
+        seeds = {"episodes": len(seeds), "first_seed": EVALUATION_SEED}
+        append_csv(self.folder / "evaluations.csv", self._clock(global_step) | summary | seeds)
+        self._scalars(global_step, {f"eval/{key}": value for key, value in summary.items()})
+        if self.evaluation > self.best_return:
+            self.best_return = self.evaluation
+            self._write("best.pt", global_step, {"agent": agent.state_dict(), "evaluation": summary})
+        if frames:
+            video = self.folder / "videos" / f"step-{global_step:08d}.mp4"
+            write_video(video, frames, self.eval_env.metadata["render_fps"] / self.args.action_repeat)
+            if self.tracker:
+                import wandb
+
+                self.tracker.log({"videos/evaluation": wandb.Video(str(video), format="mp4"), "global_step": global_step})
+        return self.evaluation
+
+    # Checkpoints
+
+    def save(self, global_step: int, agent, optimizers: dict, counters: dict, envs, rng: np.random.Generator, replay: dict):
+        """Writes everything that the run needs to go on as if it had not stopped.
+
+        Args:
+            agent: an nn.Module. optimizers: by name. counters: numbers that the training loop needs back.
+            replay: arrays or tensors by name, the filled part of a buffer; empty where there is none.
+
+        Raises:
+            InputError: weights that are not finite, or a full disk. The checkpoint written before stays whole.
+        """
+        weights = agent.state_dict()
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise InputError(f"The weights are not finite at step {global_step}: the last good checkpoint is in {self.folder}.")
+        replay_name = f"replay-{global_step}.npz" if replay else None
+        if replay:
+            save_replay(self.folder / replay_name, replay)
+        state = {
+            "agent": weights,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+            "counters": counters,
+            "envs": snapshot_envs(envs),
+            "random": rng_state(rng),
+            "replay": replay_name,
+            "best_return": self.best_return,
+            "evaluated": [self.evaluated_step, self.evaluation],
+            "episodes": self.episodes,
+            "logged_step": self.logged_step,
+            "seconds": self.seconds(),
+            "tracker_id": self.tracker.id if self.tracker else None,
+        }
+        self._write("last.pt", global_step, state)
+        for old in self.folder.glob("replay-*.npz"):
+            if old.name != replay_name:
+                old.unlink()
+
+    def _write(self, name: str, global_step: int, state: dict):
+        common = {"algorithm": self.algorithm, "args": asdict(self.args), "recipe": self.recipe, "global_step": global_step}
+        with atomic_file(self.folder / name) as file:
+            torch.save(common | state, file)
+
+    def restore(self, agent, optimizers: dict, envs, rng: np.random.Generator) -> tuple[dict, np.ndarray, np.ndarray, dict]:
+        """Puts everything back where `save` found it.
+
+        Returns:
+            The counters, the current observations (N, ...), (N,) bool for which the next step is a reset, and the replay arrays.
+
+        Raises:
+            InputError: the checkpoint is incomplete or does not fit the script.
+        """
+        state = self.checkpoint
+        try:
+            agent.load_state_dict(state["agent"])
+            for name, optimizer in optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+            replay = load_replay(self.folder / state["replay"]) if state["replay"] else {}
+            obs, autoreset = restore_envs(envs, state["envs"])
+            set_rng_state(state["random"], rng)
+            return state["counters"], obs, autoreset, replay
+        except Exception as error:  # whatever an edited or incomplete checkpoint brings about
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise InputError(f"{self.args.resume} cannot be resumed ({type(error).__name__}: {reason}).") from error
+
+    # The end
+
+    def exit_if_stopped(self):
+        """After Ctrl-C or SIGTERM, once the caller has saved: says how to go on, and exits with 130 or 143."""
+        if self.stop_signal is not None:
+            self.close()
+            self.say(f"Saved. Go on with: python {sys.argv[0]} --resume {self.folder}")
+            raise SystemExit(128 + self.stop_signal)
+
+    def close(self):
+        """Closes files, the evaluation environment and the tracker, and gives the signals back."""
+        for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            with contextlib.suppress(ValueError):
+                signal.signal(number, handler)
+        for closable in (self.bar, self.writer, self.eval_env):
+            if closable is not None:
+                closable.close()
+        if self.tracker:
+            self.tracker.finish()
+
+
+def crossed(global_step: int, previous_step: int, frequency: int) -> bool:
+    """True if a multiple of `frequency` lies in (previous_step, global_step]; never for frequency 0."""
+    return frequency > 0 and global_step // frequency > previous_step // frequency

@@ -1,0 +1,566 @@
+"""Soft Actor-Critic (SAC), and SAC from pixels with DrQ's random shift.
+
+    python cleanrl_cc/sac_drq.py --env-id CarRacing-v3
+    python cleanrl_cc/sac_drq.py --env-id HalfCheetah-v5 --seed 2 --track
+
+Papers: SAC, Haarnoja et al. 2018, arXiv:1801.01290 and arXiv:1812.05905 (automatic temperature); DrQ, Kostrikov et al. 2020,
+arXiv:2004.13649; the shared encoder without a target and the n-step return of DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
+
+The ideas: an actor that maximises return plus entropy; a temperature that holds the entropy at a target; the minimum of
+two critics against overestimation; on pixels, every sampled image is shifted by up to 4 pixels, and one convolutional encoder
+learns from the critic alone while the actor reads it.
+
+Differs from the paper:
+- One update uses one shifted view of each image (DrQ averages over two).
+- The encoder has no target network and is shared by the online and the target critic (as in DrQ-v2; DrQ copies it).
+- On pixels returns may be n-step and rewards scaled: see `PRESETS`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+from cleanrl_cc.envs import make_vector_env, require
+from cleanrl_cc.machine import place_buffer
+from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
+
+# --- arguments ---
+
+
+@dataclass
+class Args:
+    # Run
+    env_id: str = "CarRacing-v3"
+    """any Gymnasium id: Box2D, MuJoCo, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
+    seed: int = 1
+    """seeds Python, NumPy, torch and every training environment"""
+    total_timesteps: int = 1_000_000
+    """environment transitions the agent chooses an action for, summed over parallel environments"""
+    num_envs: int = 1
+    """parallel environments, each in its own process when more than one"""
+    obs: Literal["auto", "pixels", "state"] = "auto"
+    """what the agent sees; auto: pixels where the environment emits images, else state"""
+    action_set: Literal["auto", "native", "five"] = "auto"
+    """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own; five: CarRacing's five discrete actions"""
+    action_repeat: int = 1
+    """environment steps per agent step; rewards are summed, only the last frame is rendered"""
+    frame_stack: int = 4
+    """newest frames in a pixel observation"""
+    image_size: int = 84
+    """height and width of pixel observations"""
+    grayscale: bool = True
+    """one channel per frame instead of three"""
+    patience: int = 0
+    """truncate a training episode after so many agent steps without a positive reward; 0: never. Evaluations ignore it"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1"""
+    num_threads: int | None = None
+    """torch threads; None: torch decides"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocasts the networks; auto: bf16 for pixels on processors that have it, else fp32"""
+    compile: bool = False
+    """torch.compile the updates (pays on a GPU; needs a C++ compiler)"""
+    runs_dir: str = "runs"
+    """where the run folder goes"""
+    run_name: str | None = None
+    """name of the run folder; None: environment, script, seed and time"""
+    resume: str | None = None
+    """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow"""
+    checkpoint_frequency: int = 25_000
+    """global steps between checkpoints; 0: only at the end and when stopped"""
+    eval_frequency: int = 10_000
+    """global steps between evaluations; 0: only at the end"""
+    eval_episodes: int = 10
+    """deterministic episodes per evaluation"""
+    capture_video: bool = False
+    """film the first episode of each evaluation"""
+    track: bool = False
+    """log to Weights & Biases beside TensorBoard"""
+    wandb_project: str = "cleanrl_cc"
+    """Weights & Biases project"""
+    wandb_entity: str | None = None
+    """Weights & Biases team or user"""
+
+    # Replay
+    buffer_size: int = 1_000_000
+    """transitions kept"""
+    batch_size: int = 256
+    """transitions per update"""
+    learning_starts: int = 5_000
+    """first actions, uniform in [-1, 1]; updates begin after them"""
+    updates_per_step: float = 1.0
+    """updates per transition, whatever num_envs"""
+    n_step: int = 1
+    """rewards summed before bootstrapping"""
+
+    # SAC
+    gamma: float = 0.99
+    """discount per agent step"""
+    tau: float = 0.005
+    """share of the online critic that the target takes over at each update"""
+    learning_rate: float = 3e-4
+    """Adam's, for actor, critic and temperature"""
+    hidden_dim: int = 256
+    """width of the two hidden layers of actor and critic"""
+    initial_alpha: float = 1.0
+    """first temperature"""
+    target_entropy: float | None = None
+    """entropy the temperature aims at; None: minus the number of action dimensions"""
+    reward_scale: float = 1.0
+    """factor on rewards before they are learned from"""
+
+    # Pixels
+    encoder_channels: int = 32
+    """channels of the first convolution; the other two have twice as many"""
+    feature_dim: int = 50
+    """width of the normalised features that actor and critic read the encoding through"""
+    shift_pad: int = 4
+    """random shift of images by up to so many pixels; 0: none"""
+
+
+MUJOCO = {"total_timesteps": 1_000_000}  # Haarnoja et al. 2018b, table 1: the defaults above, which differ from it in nothing
+PRESETS = {
+    "HalfCheetah-v[45]": MUJOCO,
+    "Walker2d-v[45]": MUJOCO,
+    "Hopper-v[45]": MUJOCO,
+    "Ant-v[45]": MUJOCO | {"total_timesteps": 3_000_000},  # Haarnoja et al. 2018b, figure 1
+    "Humanoid-v[45]": MUJOCO | {"total_timesteps": 10_000_000},  # Haarnoja et al. 2018b, figure 1
+    # Stable-Baselines3 zoo, sac.yml, LunarLanderContinuous-v2: batch size, gamma, tau, learning starts; without its learning-rate decay
+    "LunarLander-v3": {
+        "total_timesteps": 150_000,
+        "batch_size": 256,
+        "gamma": 0.99,
+        "tau": 0.01,
+        "learning_starts": 10_000,
+    },
+    # Own runs (docs/sac_drq.md); feature_dim, n_step, tau and an update every second step from DrQ-v2, table 2
+    "CarRacing-v3": {
+        "total_timesteps": 200_000,
+        "action_repeat": 4,
+        "patience": 50,
+        "checkpoint_frequency": 10_000,
+        "buffer_size": 150_000,
+        "batch_size": 128,
+        "learning_starts": 1_000,
+        "updates_per_step": 0.5,
+        "n_step": 3,
+        "tau": 0.01,
+        "initial_alpha": 0.1,
+        "reward_scale": 0.05,
+        "encoder_channels": 16,
+    },
+    # DrQ, appendix B, table 4 (batch, learning rate, initial temperature); n_step, action repeat and RGB from DrQ-v2, table 2
+    "dm_control/*": {
+        "total_timesteps": 500_000,
+        "obs": "pixels",
+        "action_repeat": 2,
+        "frame_stack": 3,
+        "grayscale": False,
+        "buffer_size": 100_000,
+        "batch_size": 256,
+        "learning_starts": 2_000,
+        "updates_per_step": 0.5,
+        "n_step": 3,
+        "tau": 0.01,
+        "learning_rate": 1e-4,
+        "initial_alpha": 0.1,
+    },
+}
+
+
+# --- replay buffer ---
+
+
+class Batch(NamedTuple):
+    """B transitions; `rewards` sums up to n of them, and the return beyond is worth `gammas` times that of `next_obs`."""
+
+    obs: Tensor  # (B, *obs_shape), float32 or uint8
+    actions: Tensor  # (B, A)
+    rewards: Tensor  # (B,)
+    next_obs: Tensor  # (B, *obs_shape)
+    terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
+    gammas: Tensor  # (B,) gamma ** number of rewards summed
+
+
+class ReplayBuffer:
+    """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
+
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
+    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
+    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+
+    Raises:
+        InputError: more memory than there is.
+    """
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_dim: int, device: torch.device):
+        self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
+        self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
+        self.num_rows = args.buffer_size // args.num_envs
+        shortest = args.num_envs * (self.stack + self.n_step + 1)
+        require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
+        self.obs_shape = obs_space.shape
+        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
+        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_dim + 8
+        storage = place_buffer(row_bytes, args.buffer_size, device)
+        shape = (self.num_rows, self.num_envs)
+        self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
+        self.actions = torch.empty((*shape, action_dim), device=storage)
+        self.rewards = np.empty(shape, np.float32)
+        self.terminations = np.empty(shape, bool)
+        self.truncations = np.empty(shape, bool)
+        self.final = np.empty(shape, bool)
+        self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
+        self.num_added = 0  # rows, ever
+
+    @property
+    def size(self) -> int:
+        """Rows filled."""
+        return min(self.num_added, self.num_rows)
+
+    def add(self, obs, actions, rewards, terminations, truncations, final):
+        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,); `final` where the action was ignored."""
+        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
+        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
+        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
+        newest = obs if self.stack == 1 else obs[:, -self.frames.shape[2] :]
+        self.frames[row] = torch.as_tensor(newest)
+        self.actions[row] = torch.as_tensor(actions)
+        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.final[row] = final
+        self.num_added += 1
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+        """Uniform over the rows that can start a window: not final, whole stack behind, n rows ahead of it written."""
+        oldest = self.num_added - self.size
+        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step  # [first, last)
+        rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
+        while (redraw := self.final[rows % self.num_rows, envs]).any():
+            rows[redraw], envs[redraw] = rng.integers(first, last, redraw.sum()), rng.integers(0, self.num_envs, redraw.sum())
+
+        # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
+        window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
+        terminations, rewards = self.terminations[window], self.rewards[window]
+        ends = terminations | self.truncations[window]
+        alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
+        discounts = self.gamma ** np.arange(self.n_step)
+        steps = alive.sum(axis=1)
+        return Batch(
+            self._stacks(rows, envs),
+            self._gather(self.actions, rows, envs),
+            self._tensor((discounts * rewards * alive).sum(axis=1)),
+            self._stacks(rows + steps, envs),
+            self._tensor((terminations & alive).any(axis=1)),
+            self._tensor(self.gamma**steps),
+        )
+
+    def _stacks(self, rows, envs) -> Tensor:
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
+        return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
+
+    def _gather(self, column: Tensor, rows, envs) -> Tensor:
+        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
+        values = column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device))
+        return values.to(self.device, non_blocking=True)
+
+    def _tensor(self, values) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=self.device)
+
+    def arrays(self) -> dict:
+        """The filled part, for a checkpoint."""
+        columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
+        return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
+
+    def load_arrays(self, arrays: dict):
+        """Inverse of `arrays`."""
+        self.num_added = int(arrays.pop("num_added"))
+        for name, values in arrays.items():
+            column = getattr(self, name)
+            column[: self.size] = torch.from_numpy(values) if torch.is_tensor(column) else values
+
+
+# --- networks ---
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) uint8 to (B, out_dim): the convolutions of Mnih et al. 2015."""
+
+    def __init__(self, obs_shape: tuple[int, int, int], channels: int):
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(obs_shape[0], channels, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(2 * channels, 2 * channels, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+        ).to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
+        self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
+
+    def forward(self, obs: Tensor) -> Tensor:
+        images = obs.contiguous(memory_format=torch.channels_last)  # while a value is one byte
+        return self.convolutions(images.float().div_(255).sub_(0.5))
+
+
+def trunk(in_dim: int, feature_dim: int) -> nn.Module:
+    """What an actor or critic reads an encoding through: (B, in_dim) to (B, feature_dim)."""
+    return nn.Sequential(nn.Linear(in_dim, feature_dim), nn.LayerNorm(feature_dim), nn.Tanh())
+
+
+class Actor(nn.Module):
+    """A Gaussian squashed by tanh: (B, in_dim) to mean and log of the standard deviation before squashing, (B, A) each."""
+
+    def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
+        super().__init__()
+        self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
+        self.layers = nn.Sequential(
+            nn.Linear(feature_dim or in_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, 2 * action_dim),
+        )
+
+    def forward(self, encoding: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.layers(self.trunk(encoding)).float().chunk(2, dim=1)
+        return mean, log_std.clamp(-20, 2)
+
+
+class TwinLinear(nn.Module):
+    """Two linear layers side by side, (2, B, in_dim) to (2, B, out_dim), in one call: both critics cost little more than one."""
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__()
+        bound = 1 / math.sqrt(in_dim)  # nn.Linear's
+        self.weight = nn.Parameter(torch.empty(2, in_dim, out_dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(2, 1, out_dim).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class TwinCritic(nn.Module):
+    """Two Q-functions: encoding (B, in_dim) and actions (B, A) to q1 and q2, (B,) each."""
+
+    def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
+        super().__init__()
+        self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
+        self.layers = nn.Sequential(
+            TwinLinear((feature_dim or in_dim) + action_dim, hidden_dim),
+            nn.ReLU(),
+            TwinLinear(hidden_dim, hidden_dim),
+            nn.ReLU(),
+            TwinLinear(hidden_dim, 1),
+        )
+
+    def forward(self, encoding: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.cat([self.trunk(encoding), actions], dim=1)
+        q1, q2 = self.layers(x.expand(2, *x.shape)).float().squeeze(2)
+        return q1, q2
+
+
+# --- agent ---
+
+
+class Agent(nn.Module):
+    """SAC: its networks, its optimizers, and how they act and learn."""
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
+        super().__init__()
+        self.args, self.device = args, device
+        self.pixels = obs_space.dtype == np.uint8
+        action_dim = action_space.shape[0]
+        self.encoder = Encoder(obs_space.shape, args.encoder_channels) if self.pixels else nn.Identity()
+        in_dim, feature_dim = (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
+        self.actor = Actor(in_dim, action_dim, args.hidden_dim, feature_dim)
+        self.critic = TwinCritic(in_dim, action_dim, args.hidden_dim, feature_dim)
+        self.critic_target = TwinCritic(in_dim, action_dim, args.hidden_dim, feature_dim).requires_grad_(False)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(args.initial_alpha)))
+        self.target_entropy = -float(action_dim) if args.target_entropy is None else args.target_entropy
+        self.to(device)
+        critic_parameters = [*self.encoder.parameters(), *self.critic.parameters()]
+        self.q_optimizer = optim.Adam(critic_parameters, lr=args.learning_rate, fused=True)
+        self.actor_optimizer = optim.Adam(self.actor.parameters(), lr=args.learning_rate, fused=True)
+        self.alpha_optimizer = optim.Adam([self.log_alpha], lr=args.learning_rate, fused=True)
+        self.num_updates = 0
+        if args.compile:
+            self.update_critic, self.update_actor = torch.compile(self.update_critic), torch.compile(self.update_actor)
+
+    def optimizers(self) -> dict[str, optim.Optimizer]:
+        return {"q": self.q_optimizer, "actor": self.actor_optimizer, "alpha": self.alpha_optimizer}
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.precision == "bf16")
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): sampled, or the tanh of the mean."""
+        with self.autocast():
+            mean, log_std = self.actor(self.encoder(torch.as_tensor(obs, device=self.device)))
+        actions = torch.tanh(mean) if deterministic else self.sample_actions(mean, log_std)[0]
+        return actions.cpu().numpy()
+
+    @torch.no_grad()
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        """min(Q1, Q2) of the deterministic action, (N,), in units of the environment's reward; it counts the entropy bonus too."""
+        with self.autocast():
+            encoding = self.encoder(torch.as_tensor(obs, device=self.device))
+            q1, q2 = self.critic(encoding, torch.tanh(self.actor(encoding)[0]))
+        return (torch.min(q1, q2) / self.args.reward_scale).cpu().numpy()
+
+    @staticmethod
+    def sample_actions(mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
+        """a = tanh(u), u = μ + σ ε; returns a (B, A) and log π(a) (B,) (Haarnoja et al. 2018b, appendix C)."""
+        noise = torch.randn_like(mean)
+        u = mean + log_std.exp() * noise
+        # log N(u; μ, σ) = -ε²/2 - log σ - log √2π;  log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u)), which never takes log 0
+        log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        log_jacobian = 2 * (math.log(2) - u - F.softplus(-2 * u))
+        return torch.tanh(u), (log_normal - log_jacobian).sum(dim=1)
+
+    def random_shift(self, images: Tensor) -> Tensor:
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its border repeated (DrQ, section 3.1)."""
+        (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
+        shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
+        ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
+        xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        return images.flatten(2).gather(2, flat).view_as(images)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of critic, actor, temperature and target."""
+        if self.pixels and self.args.shift_pad:
+            batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
+        encoding, metrics = self.update_critic(batch)
+        metrics |= self.update_actor(encoding)
+        self.update_targets()
+        self.num_updates += 1
+        return metrics
+
+    def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the encoding of `obs` (B, in_dim), which the actor reads without a gradient, and metrics."""
+        # y = R + γᵐ (1 - d) (min Q̄(s', a') - α log π(a'|s')),  a' ~ π(s')
+        with torch.no_grad(), self.autocast():
+            next_encoding = self.encoder(batch.next_obs)
+            next_actions, next_log_probs = self.sample_actions(*self.actor(next_encoding))
+            next_q = torch.min(*self.critic_target(next_encoding, next_actions)) - self.log_alpha.exp() * next_log_probs
+            target_q = self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+        with self.autocast():
+            encoding = self.encoder(batch.obs)
+            q1, q2 = self.critic(encoding, batch.actions)
+        qf_loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
+        self.q_optimizer.zero_grad()
+        qf_loss.backward()
+        self.q_optimizer.step()
+        return encoding.detach(), {"losses/qf_loss": qf_loss.detach(), "losses/q1": q1.detach().mean()}
+
+    def update_actor(self, encoding: Tensor) -> dict[str, Tensor]:
+        # J(π) = E[α log π(a|s) - min Q(s, a)],  a ~ π(s)
+        alpha = self.log_alpha.exp().detach()
+        with self.autocast():
+            actions, log_probs = self.sample_actions(*self.actor(encoding))
+            q1, q2 = self.critic(encoding, actions)
+        actor_loss = (alpha * log_probs - torch.min(q1, q2)).mean()
+        self.actor_optimizer.zero_grad()
+        actor_loss.backward(inputs=list(self.actor.parameters()))  # the critic gets no gradient
+        self.actor_optimizer.step()
+
+        # J(α) = E[-α (log π(a|s) + H)]
+        log_probs = log_probs.detach()
+        alpha_loss = -(self.log_alpha.exp() * (log_probs + self.target_entropy)).mean()
+        self.alpha_optimizer.zero_grad()
+        alpha_loss.backward()
+        self.alpha_optimizer.step()
+        return {
+            "losses/actor_loss": actor_loss.detach(),
+            "losses/alpha_loss": alpha_loss.detach(),
+            "losses/alpha": alpha,
+            "losses/entropy": -log_probs.mean(),
+        }
+
+    @torch.no_grad()
+    def update_targets(self):
+        # θ̄ ← τ θ + (1 - τ) θ̄
+        torch._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.args.tau)
+
+
+# --- training ---
+
+
+def train(args: Args) -> float:
+    """Trains, and returns the mean return of the last evaluation."""
+    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "feature_dim")
+    check_args(args, at_least_one=counts, in_unit_interval=("gamma", "tau"))
+    run = Run(args)
+    envs = make_vector_env(run.recipe, args.num_envs, args.seed, args.patience)
+    obs_space, action_space = envs.single_observation_space, envs.single_action_space
+    agent = Agent(args, obs_space, action_space, run.device)
+    buffer = ReplayBuffer(args, obs_space, action_space.shape[0], run.device)
+    rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
+    metrics = {}
+    if run.checkpoint:
+        counters, obs, autoreset, arrays = run.restore(agent, agent.optimizers(), envs, rng)
+        global_step, agent.num_updates = counters["global_step"], counters["num_updates"]
+        buffer.load_arrays(arrays)
+    else:
+        global_step, autoreset = 0, np.zeros(args.num_envs, bool)
+        obs, _ = envs.reset()
+
+    def save():
+        counters = {"global_step": global_step, "num_updates": agent.num_updates}
+        run.save(global_step, agent, agent.optimizers(), counters, envs, rng, buffer.arrays())
+
+    while global_step < args.total_timesteps:
+        previous_step = global_step
+
+        # 1. act
+        if global_step < args.learning_starts:
+            actions = rng.uniform(-1, 1, (args.num_envs, *action_space.shape)).astype(np.float32)
+        else:
+            actions = agent.act(obs)
+
+        # 2. step
+        next_obs, rewards, terminations, truncations, infos = envs.step(actions)
+        global_step += int(np.sum(~autoreset))
+
+        # 3. store
+        buffer.add(obs, actions, rewards, terminations, truncations, final=autoreset)
+        obs, autoreset = next_obs, terminations | truncations
+
+        # 4. update
+        updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
+        while agent.num_updates < updates_due and buffer.size > args.n_step:
+            metrics = agent.update(buffer.sample(args.batch_size, rng))
+
+        # 5. log
+        run.log_episodes(global_step, infos)
+        run.show_progress(global_step)
+        if crossed(global_step, previous_step, LOG_FREQUENCY):
+            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates})
+
+        # 6. evaluate and checkpoint
+        if crossed(global_step, previous_step, args.eval_frequency):
+            run.evaluate(agent, global_step)
+        if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
+            save()
+        run.exit_if_stopped()
+
+    mean_return = run.evaluate(agent, global_step)
+    save()
+    envs.close()
+    run.close()
+    print(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")
+    return mean_return
+
+
+if __name__ == "__main__":
+    train(parse_args(Args, PRESETS))
