@@ -25,7 +25,7 @@ from PIL import Image
 
 gym.register("cleanrl_cc/FastCarRacing-v3", "cleanrl_cc.car_racing:FastCarRacing", max_episode_steps=1000)
 
-# The run fields that say what an agent sees and does: the part of `Args` that a checkpoint needs to rebuild its environment.
+# The run fields that say what an agent sees and does.
 RECIPE = ("env_id", "obs", "action_set", "action_repeat", "frame_stack", "image_size", "grayscale")
 
 
@@ -120,18 +120,27 @@ def make_env(
     return Episodes(env, seed)
 
 
-def make_vector_env(recipe: dict, num_envs: int, seed: int, patience: int = 0) -> gym.vector.VectorEnv:
-    """`num_envs` environments in NEXT_STEP autoreset mode: in this process if one, in a process each if more.
+def recipe(args) -> dict:
+    """The arguments of `make_env` among a script's run fields: what a checkpoint needs to rebuild its environment."""
+    return {name: getattr(args, name) for name in RECIPE}
+
+
+def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
+    """`args.num_envs` training environments in NEXT_STEP autoreset mode: in this process if one, in a process each if more.
 
     Observations are (N, ...), rewards, terminations and truncations (N,). After the last step of an episode comes its final
     observation; the next step ignores its action and brings the first observation of the next episode.
+
+    Raises:
+        InputError: as `make_env`; or discrete actions where `continuous` ones are needed.
     """
-    env_fns = [partial(_make_worker_env, recipe, patience, (seed, index)) for index in range(num_envs)]
-    if num_envs == 1:
-        return gym.vector.SyncVectorEnv(env_fns)
-    envs = gym.vector.AsyncVectorEnv(env_fns)
-    # The workers ignore SIGTERM, so what multiprocessing would send them at an exit without `close` must be stronger.
-    atexit.register(lambda: [process.kill() for process in envs.processes])
+    env_fns = [partial(_make_worker_env, recipe(args), args.patience, (args.seed, index)) for index in range(args.num_envs)]
+    envs = gym.vector.SyncVectorEnv(env_fns) if args.num_envs == 1 else gym.vector.AsyncVectorEnv(env_fns)
+    if args.num_envs > 1:  # workers ignore SIGTERM, so what ends them at an exit without `close` must be stronger
+        atexit.register(lambda: [process.kill() for process in envs.processes])
+    if continuous and not isinstance(envs.single_action_space, Box):
+        envs.close()
+        raise InputError(f"{args.env_id} has discrete actions here and this algorithm needs continuous ones: use dqn_atari_style.py.")
     return envs
 
 

@@ -27,8 +27,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cleanrl_cc.checkpoints import atomic_file, load_checkpoint, load_replay, rng_state, save_replay, set_rng_state
-from cleanrl_cc.envs import RECIPE, InputError, find_spec, make_env, require, restore_envs, snapshot_envs
-from cleanrl_cc.machine import describe_machine, start_torch
+from cleanrl_cc.envs import InputError, make_env, recipe, require, restore_envs, snapshot_envs
+from cleanrl_cc.machine import describe_machine
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 EVALUATION_SEED = 20_000  # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
@@ -136,7 +136,7 @@ def play_episode(env: gym.Env, agent, seed: int, frames: list | None = None, tra
     Args:
         agent: has `act(obs (1, ...), deterministic=True) -> (1, ...)`, and `value(obs) -> (1,)` if `trace` is given.
         frames: receives what `env.render()` returns at every agent step.
-        trace: receives a (value, reward) pair per agent step.
+        trace: receives a (value, reward) pair per agent step, and at the end the value of the final observation (0 if terminated) with 0.
 
     Returns:
         `seed`, undiscounted return `r`, length `l`, and the environment's own measures of the episode.
@@ -151,6 +151,8 @@ def play_episode(env: gym.Env, agent, seed: int, frames: list | None = None, tra
         if trace is not None:
             trace.append((value, float(reward)))
         ended = terminated or truncated
+    if trace is not None:
+        trace.append((0.0 if terminated else float(agent.value(obs[None])[0]), 0.0))
     return {"seed": seed} | info["episode"]
 
 
@@ -184,12 +186,9 @@ def write_video(path: Path, frames: list[np.ndarray], fps: float):
 class Run:
     """The folder of one training run and everything written to it.
 
-    With `args.resume` the folder is that of the checkpoint, which is then in `checkpoint`, and lines written after it are dropped: the
-    run will write them again.
+    With `args.resume` the folder is that of the checkpoint, which is then in `checkpoint`, to be put back by `restore`.
 
     Attributes:
-        device: where to compute; torch's seeds, threads and precision are set.
-        recipe: arguments of `make_env`.
         checkpoint: what to `restore`, None in a new run.
         stop_signal: the number of a SIGINT or SIGTERM received, else None.
 
@@ -200,9 +199,7 @@ class Run:
     def __init__(self, args):
         self.args, self.algorithm = args, script_name(type(args))
         self.checkpoint = load_checkpoint(args.resume, self.algorithm) if args.resume else None
-        self.device = start_torch(args)
-        self.recipe = {name: getattr(args, name) for name in RECIPE}
-        find_spec(args.env_id)  # complain before a folder exists
+        self.recipe = recipe(args)
         self.stop_signal = None
         self.episodes = []  # ended since the last log line
         self.last_return = self.evaluation = math.nan
@@ -217,8 +214,6 @@ class Run:
             self.best_return, self.logged_step = self.checkpoint["best_return"], self.checkpoint["logged_step"]
             self.evaluated_step, self.evaluation = self.checkpoint["evaluated"]
             self.earlier_seconds, self.episodes = self.checkpoint["seconds"], self.checkpoint["episodes"]
-            for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):
-                write_csv(file, [row for row in read_csv(file) if int(row["global_step"]) <= start])
         else:
             self.folder = self._new_folder()
         self._write_description()
@@ -253,7 +248,7 @@ class Run:
             "algorithm": self.algorithm,
             "args": asdict(self.args),
             "command": " ".join(["python", *sys.argv]),
-            "machine": describe_machine(self.device),
+            "machine": describe_machine(torch.device(self.args.device)),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "gymnasium": gym.__version__},
         }
         with atomic_file(self.folder / "args.json") as file:
@@ -434,10 +429,12 @@ class Run:
             replay = load_replay(self.folder / state["replay"]) if state["replay"] else {}
             obs, autoreset = restore_envs(envs, state["envs"])
             set_rng_state(state["random"], rng)
-            return state["counters"], obs, autoreset, replay
         except Exception as error:  # whatever an edited or incomplete checkpoint brings about
             reason = (str(error).strip().splitlines() or [""])[0]
             raise InputError(f"{self.args.resume} cannot be resumed ({type(error).__name__}: {reason}).") from error
+        for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):  # lines after the checkpoint will come again
+            write_csv(file, [row for row in read_csv(file) if int(row["global_step"]) <= state["global_step"]])
+        return state["counters"], obs, autoreset, replay
 
     # The end
 

@@ -1,23 +1,22 @@
 """Soft Actor-Critic (SAC), and SAC from pixels with DrQ's random shift.
 
     python cleanrl_cc/sac_drq.py --env-id CarRacing-v3
-    python cleanrl_cc/sac_drq.py --env-id HalfCheetah-v5 --seed 2 --track
 
-Papers: SAC, Haarnoja et al. 2018, arXiv:1801.01290 and arXiv:1812.05905 (automatic temperature); DrQ, Kostrikov et al. 2020,
-arXiv:2004.13649; the shared encoder without a target and the n-step return of DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
+Papers: SAC, Haarnoja et al. 2018a, arXiv:1801.01290 and 2018b, arXiv:1812.05905 (automatic temperature); DrQ, Kostrikov et al. 2020,
+arXiv:2004.13649; DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
 
-The ideas: an actor that maximises return plus entropy; a temperature that holds the entropy at a target; the minimum of
-two critics against overestimation; on pixels, every sampled image is shifted by up to 4 pixels, and one convolutional encoder
-learns from the critic alone while the actor reads it.
+The ideas: an actor that maximises return plus entropy; a temperature that holds the entropy at a target; the minimum of two critics
+against overestimation; on pixels, images shifted at random, and one convolutional encoder that learns from the critic alone.
 
 Differs from the paper:
 - One update uses one shifted view of each image (DrQ averages over two).
-- The encoder has no target network and is shared by the online and the target critic (as in DrQ-v2; DrQ copies it).
+- The encoder has no target network: online and target critic share it (as in DrQ-v2; DrQ copies it).
 - On pixels returns may be n-step and rewards scaled: see `PRESETS`.
 """
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import gymnasium as gym
@@ -27,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from cleanrl_cc.envs import make_vector_env, require
-from cleanrl_cc.machine import place_buffer
+from cleanrl_cc.machine import place_buffer, start_torch
 from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
 
 # --- arguments ---
@@ -124,53 +123,20 @@ class Args:
     """random shift of images by up to so many pixels; 0: none"""
 
 
-MUJOCO = {"total_timesteps": 1_000_000}  # Haarnoja et al. 2018b, table 1: the defaults above, which differ from it in nothing
+# The defaults above are those of Haarnoja et al. 2018b, table 1, for MuJoCo. CarRacing's numbers are from our own runs.
+DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5}  # Yarats et al. 2021, table 2
 PRESETS = {
-    "HalfCheetah-v[45]": MUJOCO,
-    "Walker2d-v[45]": MUJOCO,
-    "Hopper-v[45]": MUJOCO,
-    "Ant-v[45]": MUJOCO | {"total_timesteps": 3_000_000},  # Haarnoja et al. 2018b, figure 1
-    "Humanoid-v[45]": MUJOCO | {"total_timesteps": 10_000_000},  # Haarnoja et al. 2018b, figure 1
-    # Stable-Baselines3 zoo, sac.yml, LunarLanderContinuous-v2: batch size, gamma, tau, learning starts; without its learning-rate decay
-    "LunarLander-v3": {
-        "total_timesteps": 150_000,
-        "batch_size": 256,
-        "gamma": 0.99,
-        "tau": 0.01,
-        "learning_starts": 10_000,
-    },
-    # Own runs (docs/sac_drq.md); feature_dim, n_step, tau and an update every second step from DrQ-v2, table 2
-    "CarRacing-v3": {
-        "total_timesteps": 200_000,
-        "action_repeat": 4,
-        "patience": 50,
-        "checkpoint_frequency": 10_000,
-        "buffer_size": 150_000,
-        "batch_size": 128,
-        "learning_starts": 1_000,
-        "updates_per_step": 0.5,
-        "n_step": 3,
-        "tau": 0.01,
-        "initial_alpha": 0.1,
-        "reward_scale": 0.05,
-        "encoder_channels": 16,
-    },
-    # DrQ, appendix B, table 4 (batch, learning rate, initial temperature); n_step, action repeat and RGB from DrQ-v2, table 2
-    "dm_control/*": {
-        "total_timesteps": 500_000,
-        "obs": "pixels",
-        "action_repeat": 2,
-        "frame_stack": 3,
-        "grayscale": False,
-        "buffer_size": 100_000,
-        "batch_size": 256,
-        "learning_starts": 2_000,
-        "updates_per_step": 0.5,
-        "n_step": 3,
-        "tau": 0.01,
-        "learning_rate": 1e-4,
-        "initial_alpha": 0.1,
-    },
+    "Ant-v[45]": {"total_timesteps": 3_000_000},  # Haarnoja et al. 2018b, figure 1
+    "Humanoid-v[45]": {"total_timesteps": 10_000_000},  # Haarnoja et al. 2018b, figure 1
+    # Stable-Baselines3 zoo, sac.yml, LunarLanderContinuous-v2, at a third of its steps and a constant learning rate
+    "LunarLander-v3": {"total_timesteps": 150_000, "learning_starts": 10_000, "tau": 0.01},
+    "CarRacing-v3": DRQ_V2
+    | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000, "encoder_channels": 16}
+    | {"buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000, "initial_alpha": 0.1, "reward_scale": 0.05},
+    # Images, action repeat and learning rate from DrQ-v2, table 2; batch and initial temperature from DrQ, appendix B
+    "dm_control/*": DRQ_V2
+    | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False, "learning_rate": 1e-4}
+    | {"buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000, "initial_alpha": 0.1},
 }
 
 
@@ -194,29 +160,22 @@ class ReplayBuffer:
     The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
     never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
     back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
-
-    Raises:
-        InputError: more memory than there is.
     """
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_dim: int, device: torch.device):
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
         self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
-        self.num_rows = args.buffer_size // args.num_envs
-        shortest = args.num_envs * (self.stack + self.n_step + 1)
+        self.num_rows, shortest = args.buffer_size // args.num_envs, args.num_envs * (self.stack + self.n_step + 1)
         require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
         self.obs_shape = obs_space.shape
         frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
-        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_dim + 8
-        storage = place_buffer(row_bytes, args.buffer_size, device)
-        shape = (self.num_rows, self.num_envs)
+        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_space.shape[0] + 8
+        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
-        self.actions = torch.empty((*shape, action_dim), device=storage)
+        self.actions = torch.empty((*shape, *action_space.shape), device=storage)
         self.rewards = np.empty(shape, np.float32)
-        self.terminations = np.empty(shape, bool)
-        self.truncations = np.empty(shape, bool)
-        self.final = np.empty(shape, bool)
+        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
         self.num_added = 0  # rows, ever
 
@@ -230,8 +189,7 @@ class ReplayBuffer:
         row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
         begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
         self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
-        newest = obs if self.stack == 1 else obs[:, -self.frames.shape[2] :]
-        self.frames[row] = torch.as_tensor(newest)
+        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
         self.actions[row] = torch.as_tensor(actions)
         self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
         self.final[row] = final
@@ -250,15 +208,15 @@ class ReplayBuffer:
         terminations, rewards = self.terminations[window], self.rewards[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
-        discounts = self.gamma ** np.arange(self.n_step)
-        steps = alive.sum(axis=1)
+        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
+        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
         return Batch(
             self._stacks(rows, envs),
             self._gather(self.actions, rows, envs),
-            self._tensor((discounts * rewards * alive).sum(axis=1)),
+            to_tensor((discounts * rewards * alive).sum(axis=1)),
             self._stacks(rows + steps, envs),
-            self._tensor((terminations & alive).any(axis=1)),
-            self._tensor(self.gamma**steps),
+            to_tensor((terminations & alive).any(axis=1)),
+            to_tensor(self.gamma**steps),
         )
 
     def _stacks(self, rows, envs) -> Tensor:
@@ -267,11 +225,7 @@ class ReplayBuffer:
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
         flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        values = column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device))
-        return values.to(self.device, non_blocking=True)
-
-    def _tensor(self, values) -> Tensor:
-        return torch.as_tensor(values, dtype=torch.float32, device=self.device)
+        return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint."""
@@ -294,15 +248,11 @@ class Encoder(nn.Module):
 
     def __init__(self, obs_shape: tuple[int, int, int], channels: int):
         super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(obs_shape[0], channels, 8, stride=4),
-            nn.ReLU(),
-            nn.Conv2d(channels, 2 * channels, 4, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(2 * channels, 2 * channels, 3),
-            nn.ReLU(),
-            nn.Flatten(),
-        ).to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
+        require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
+        first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
+        third = nn.Conv2d(2 * channels, 2 * channels, 3)
+        self.convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
+        self.convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -313,25 +263,6 @@ class Encoder(nn.Module):
 def trunk(in_dim: int, feature_dim: int) -> nn.Module:
     """What an actor or critic reads an encoding through: (B, in_dim) to (B, feature_dim)."""
     return nn.Sequential(nn.Linear(in_dim, feature_dim), nn.LayerNorm(feature_dim), nn.Tanh())
-
-
-class Actor(nn.Module):
-    """A Gaussian squashed by tanh: (B, in_dim) to mean and log of the standard deviation before squashing, (B, A) each."""
-
-    def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
-        super().__init__()
-        self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
-        self.layers = nn.Sequential(
-            nn.Linear(feature_dim or in_dim, hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, 2 * action_dim),
-        )
-
-    def forward(self, encoding: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.layers(self.trunk(encoding)).float().chunk(2, dim=1)
-        return mean, log_std.clamp(-20, 2)
 
 
 class TwinLinear(nn.Module):
@@ -347,19 +278,31 @@ class TwinLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear) -> nn.Sequential:
+    layers = [linear(in_dim, hidden_dim), nn.ReLU(), linear(hidden_dim, hidden_dim), nn.ReLU(), linear(hidden_dim, out_dim)]
+    return nn.Sequential(*layers)
+
+
+class Actor(nn.Module):
+    """A Gaussian squashed by tanh: (B, in_dim) to mean and log of the standard deviation before squashing, (B, A) each."""
+
+    def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
+        super().__init__()
+        self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
+        self.layers = mlp(feature_dim or in_dim, hidden_dim, 2 * action_dim)
+
+    def forward(self, encoding: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.layers(self.trunk(encoding)).float().chunk(2, dim=1)
+        return mean, log_std.clamp(-20, 2)
+
+
 class TwinCritic(nn.Module):
     """Two Q-functions: encoding (B, in_dim) and actions (B, A) to q1 and q2, (B,) each."""
 
     def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
         super().__init__()
         self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
-        self.layers = nn.Sequential(
-            TwinLinear((feature_dim or in_dim) + action_dim, hidden_dim),
-            nn.ReLU(),
-            TwinLinear(hidden_dim, hidden_dim),
-            nn.ReLU(),
-            TwinLinear(hidden_dim, 1),
-        )
+        self.layers = mlp((feature_dim or in_dim) + action_dim, hidden_dim, 1, linear=TwinLinear)
 
     def forward(self, encoding: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.cat([self.trunk(encoding), actions], dim=1)
@@ -387,19 +330,15 @@ class Agent(nn.Module):
         self.log_alpha = nn.Parameter(torch.tensor(math.log(args.initial_alpha)))
         self.target_entropy = -float(action_dim) if args.target_entropy is None else args.target_entropy
         self.to(device)
-        critic_parameters = [*self.encoder.parameters(), *self.critic.parameters()]
-        self.q_optimizer = optim.Adam(critic_parameters, lr=args.learning_rate, fused=True)
-        self.actor_optimizer = optim.Adam(self.actor.parameters(), lr=args.learning_rate, fused=True)
-        self.alpha_optimizer = optim.Adam([self.log_alpha], lr=args.learning_rate, fused=True)
+        adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
+        self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
+        self.actor_optimizer = adam(self.actor.parameters())
+        self.alpha_optimizer = adam([self.log_alpha])
+        self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer, "alpha": self.alpha_optimizer}
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.num_updates = 0
         if args.compile:
             self.update_critic, self.update_actor = torch.compile(self.update_critic), torch.compile(self.update_actor)
-
-    def optimizers(self) -> dict[str, optim.Optimizer]:
-        return {"q": self.q_optimizer, "actor": self.actor_optimizer, "alpha": self.alpha_optimizer}
-
-    def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.precision == "bf16")
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
@@ -500,15 +439,15 @@ def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "feature_dim")
     check_args(args, at_least_one=counts, in_unit_interval=("gamma", "tau"))
-    run = Run(args)
-    envs = make_vector_env(run.recipe, args.num_envs, args.seed, args.patience)
-    obs_space, action_space = envs.single_observation_space, envs.single_action_space
-    agent = Agent(args, obs_space, action_space, run.device)
-    buffer = ReplayBuffer(args, obs_space, action_space.shape[0], run.device)
+    device = start_torch(args)
+    envs = make_vector_env(args, continuous=True)
+    agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
+    buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
+    run = Run(args)
     metrics = {}
     if run.checkpoint:
-        counters, obs, autoreset, arrays = run.restore(agent, agent.optimizers(), envs, rng)
+        counters, obs, autoreset, arrays = run.restore(agent, agent.optimizers, envs, rng)
         global_step, agent.num_updates = counters["global_step"], counters["num_updates"]
         buffer.load_arrays(arrays)
     else:
@@ -517,14 +456,14 @@ def train(args: Args) -> float:
 
     def save():
         counters = {"global_step": global_step, "num_updates": agent.num_updates}
-        run.save(global_step, agent, agent.optimizers(), counters, envs, rng, buffer.arrays())
+        run.save(global_step, agent, agent.optimizers, counters, envs, rng, buffer.arrays())
 
     while global_step < args.total_timesteps:
         previous_step = global_step
 
         # 1. act
         if global_step < args.learning_starts:
-            actions = rng.uniform(-1, 1, (args.num_envs, *action_space.shape)).astype(np.float32)
+            actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
         else:
             actions = agent.act(obs)
 
