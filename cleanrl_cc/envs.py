@@ -112,7 +112,7 @@ def make_env(
     if action_repeat > 1:
         env = ActionRepeat(env, action_repeat)
     if emits_images or obs == "pixels":
-        env = PixelObservation(env, frame_source(env, emits_images, image_size), frame_stack, image_size, grayscale)
+        env = PixelObservation(env, *frame_source(env, emits_images, image_size), frame_stack, image_size, grayscale)
     else:
         env = StateObservation(env)
     if patience:
@@ -214,23 +214,24 @@ def choose_gl_backend() -> str:
 
 
 def frame_source(env: gym.Env, emits_images: bool, size: int):
-    """A function from the observation to an RGB or gray frame (H, W, C) uint8, called once per agent step."""
+    """Where pixels come from: a function, called once per agent step, from the observation to a frame uint8 (H, W) or (H, W, C); and one
+    that closes what the first has opened."""
     base = env.unwrapped
     if type(base).__name__ == "FastCarRacing":
         base.render_observation = False  # drawn once per agent step, here, instead of at every physics step
-        return lambda obs: car_racing_view(base.draw())
+        return lambda obs: car_racing_view(base.draw()), lambda: None
     if emits_images:
-        return lambda obs: obs
+        return lambda obs: obs, lambda: None
     if hasattr(base, "physics"):  # dm_control: without shadows and reflections software rendering is four times faster
         flags = {"shadow": False, "reflection": False}
-        return lambda obs: base.physics.render(size, size, camera_id=0, render_flag_overrides=flags)
-    if hasattr(base, "mujoco_renderer"):  # an own renderer: the environment's has the size of its videos
+        return lambda obs: base.physics.render(size, size, camera_id=0, render_flag_overrides=flags), lambda: None
+    if hasattr(base, "mujoco_renderer"):  # a renderer of our own: the environment's has the size of its videos
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
         camera = base.mujoco_renderer.default_cam_config
         renderer = MujocoRenderer(base.model, base.data, camera, width=size, height=size)
-        return lambda obs: renderer.render("rgb_array")
-    return lambda obs: env.render()
+        return lambda obs: renderer.render("rgb_array"), renderer.close
+    return lambda obs: env.render(), lambda: None
 
 
 # Tiles of the road are (102, 102, 102) once visited and up to 107 before: 2 % of the range, and all there is to see of where
@@ -322,9 +323,9 @@ class PixelObservation(gym.Wrapper):
     With `rendering = False` frames are black and cost nothing, for replaying an episode nobody watches.
     """
 
-    def __init__(self, env: gym.Env, frame_source, stack: int, size: int, grayscale: bool):
+    def __init__(self, env: gym.Env, draw, close, stack: int, size: int, grayscale: bool):
         super().__init__(env)
-        self.frame_source, self.size, self.grayscale = frame_source, size, grayscale
+        self.draw, self.close_source, self.size, self.grayscale = draw, close, size, grayscale
         self.rendering = True
         self.frames = deque(maxlen=stack)
         self.black = np.zeros((1 if grayscale else 3, size, size), np.uint8)
@@ -340,11 +341,15 @@ class PixelObservation(gym.Wrapper):
         self.frames.append(self.frame(obs))
         return np.concatenate(self.frames), reward, terminated, truncated, info
 
+    def close(self):
+        self.close_source()
+        super().close()
+
     def frame(self, obs) -> np.ndarray:
         """The current frame, uint8 (C, size, size)."""
         if not self.rendering:
             return self.black
-        frame = self.frame_source(obs)
+        frame = self.draw(obs)
         if frame.ndim == 2:
             frame = frame[..., None]
         if frame.shape[:2] != (self.size, self.size):

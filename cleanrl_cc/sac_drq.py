@@ -448,15 +448,14 @@ def train(args: Args) -> float:
     metrics = {}
     if run.checkpoint:
         counters, obs, autoreset, arrays = run.restore(agent, agent.optimizers, envs, rng)
-        global_step, agent.num_updates = counters["global_step"], counters["num_updates"]
+        global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
         buffer.load_arrays(arrays)
     else:
         global_step, autoreset = 0, np.zeros(args.num_envs, bool)
         obs, _ = envs.reset()
 
     def save():
-        counters = {"global_step": global_step, "num_updates": agent.num_updates}
-        run.save(global_step, agent, agent.optimizers, counters, envs, rng, buffer.arrays())
+        run.save(global_step, agent, agent.optimizers, {"num_updates": agent.num_updates}, envs, rng, buffer.arrays())
 
     while global_step < args.total_timesteps:
         previous_step = global_step

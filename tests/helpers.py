@@ -1,0 +1,218 @@
+"""What the tests of whole runs share: tiny runs of every script, here or in a process of their own, and comparisons bit for bit."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import pytest
+import torch
+from gymnasium.envs.classic_control import PendulumEnv
+
+from cleanrl_cc.checkpoints import load_checkpoint, load_replay
+from cleanrl_cc.runs import read_csv
+
+SCRIPTS = ["sac_drq"]  # a new script is tested by adding its name
+ROOT = Path(__file__).parents[1]
+
+# A run of seconds. Each script takes the fields that it has. Pendulum-v1 truncates each episode after 200 steps, never earlier.
+TINY = {
+    "env_id": "Pendulum-v1",
+    "total_timesteps": 300,
+    "device": "cpu",
+    "num_threads": 1,
+    "precision": "fp32",
+    "eval_frequency": 0,
+    "eval_episodes": 1,
+    "checkpoint_frequency": 0,
+    "buffer_size": 5000,
+    "batch_size": 16,
+    "learning_starts": 50,
+    "updates_per_step": 0.1,
+    "hidden_dim": 16,
+    "encoder_channels": 4,
+    "feature_dim": 8,
+}
+PIXELS = {"env_id": "CarRacing-v3", "buffer_size": 500, "total_timesteps": 100, "updates_per_step": 0.5}
+
+torch.set_num_threads(1)
+
+
+# --- running ---
+
+
+def load_script(script: str):
+    return importlib.import_module(f"cleanrl_cc.{script}")
+
+
+def having(field: str) -> list[str]:
+    """The scripts whose `Args` have `field`."""
+    return [script for script in SCRIPTS if field in {f.name for f in fields(load_script(script).Args)}]
+
+
+def flags(changes: dict) -> list[str]:
+    """{"num_envs": 3, "track": True} as ["--num-envs", "3", "--track"]."""
+    words = []
+    for name, value in changes.items():
+        flag = name.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
+
+
+def command_line(script: str, folder: Path, **changes) -> list[str]:
+    """Arguments of a tiny run into `folder`."""
+    tiny = {name: value for name, value in TINY.items() if script in having(name)}
+    return flags(tiny | {"runs_dir": folder.parent, "run_name": folder.name} | changes)
+
+
+def parse(script: str, words: list[str]):
+    module = load_script(script)
+    return module.parse_args(module.Args, module.PRESETS, words)
+
+
+def train(script: str, folder: Path, **changes) -> float:
+    """A tiny run in this process."""
+    return load_script(script).train(parse(script, command_line(script, folder, **changes)))
+
+
+def resume(script: str, path: Path, **changes) -> float:
+    """Goes on with a run in this process."""
+    return load_script(script).train(parse(script, flags({"resume": path} | changes)))
+
+
+def start(script: str, words: list[str], **options) -> subprocess.Popen:
+    """The real command, in a session of its own; its stderr is kept as text."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, ROOT / "cleanrl_cc" / f"{script}.py", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **pipes | options)
+
+
+def stop(process: subprocess.Popen, number: signal.Signals, file: Path, whole_group: bool = False) -> tuple[int, str]:
+    """Sends a signal once `file` exists; returns exit code and stderr."""
+    while not file.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr
+
+
+def survivors(process: subprocess.Popen, seconds: float = 10) -> list[str]:
+    """What still runs of the session of an ended process after at most so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        alive = []
+        for other in psutil.process_iter(["cmdline", "status"]):
+            try:
+                if os.getsid(other.pid) == process.pid and other.info["status"] != psutil.STATUS_ZOMBIE:
+                    alive.append(" ".join(other.info["cmdline"] or []))
+            except ProcessLookupError:
+                continue
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.1)
+
+
+def input_error(function, *args, **kwargs) -> str:
+    """Calls `function`, which must end in one sentence for the user; returns the sentence."""
+    with pytest.raises(SystemExit) as caught:
+        function(*args, **kwargs)
+    message = caught.value.code
+    assert isinstance(message, str), f"exit code {message} instead of a sentence"
+    assert "\n" not in message.strip() and message[-1] in ".?", message
+    return message
+
+
+# --- comparing ---
+
+
+def assert_same(a, b, where: str):
+    """Equal types, keys and, bit for bit, values."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for index, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    elif isinstance(a, torch.Tensor | np.ndarray):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes(), where
+    else:
+        assert a == b or (a != a and b != b), f"{where}: {a!r} and {b!r}"
+
+
+def assert_same_training(a: Path, b: Path):
+    """Weights, optimizers, random generators, environments, counters and replay are equal in two run folders."""
+    for key in ("agent", "optimizers", "random", "envs", "counters", "replay", "global_step"):
+        assert_same(checkpoint(a)[key], checkpoint(b)[key], key)
+    if checkpoint(a)["replay"]:
+        assert_same(*(load_replay(folder / checkpoint(folder)["replay"]) for folder in (a, b)), "replay arrays")
+
+
+def assert_same_runs(a: Path, b: Path):
+    """Everything is equal in two run folders but what depends on the clock or names the folder."""
+    assert_same_training(a, b)
+    states = []
+    for folder in (a, b):
+        state = checkpoint(folder)
+        state["args"] = {key: value for key, value in state["args"].items() if key not in ("runs_dir", "run_name", "resume")}
+        states.append({key: value for key, value in state.items() if key not in ("seconds", "tracker_id")})
+    assert_same(*states, "last.pt")
+    assert_same(load_checkpoint(a / "best.pt")["agent"], load_checkpoint(b / "best.pt")["agent"], "best.pt")
+    for name in ("progress.csv", "evaluations.csv"):
+        rows = [[row | {"seconds": "", "charts/sps": ""} for row in read_csv(folder / name)] for folder in (a, b)]
+        assert_same(*rows, name)
+
+
+def checkpoint(folder: Path) -> dict:
+    return load_checkpoint(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under `folder`."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def changed(args, **changes):
+    """A copy of an `Args`."""
+    return type(args)(**asdict(args) | changes)
+
+
+# --- environments, `helpers:Name-v0` on a command line ---
+
+
+class BrokenReward(PendulumEnv):
+    """The reward is not a number from the 150th step of the process on."""
+
+    steps = 0
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        BrokenReward.steps += 1
+        return obs, float("nan") if BrokenReward.steps > 150 else reward, terminated, truncated, info
+
+
+class OddActions(PendulumEnv):
+    """Any action space that is asked for."""
+
+    def __init__(self, action_space: gym.Space, render_mode: str | None = None):
+        super().__init__(render_mode)
+        self.action_space = action_space
+
+
+DICT = gym.spaces.Dict({"steering": gym.spaces.Box(-1, 1), "gear": gym.spaces.Discrete(5)})
+gym.register("BrokenReward-v0", BrokenReward, max_episode_steps=200)
+gym.register("DictActions-v0", OddActions, kwargs={"action_space": DICT})
+gym.register("TupleActions-v0", OddActions, kwargs={"action_space": gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Discrete(3)])})
+gym.register("OwnPendulum-v0", PendulumEnv, max_episode_steps=200)

@@ -1,0 +1,245 @@
+"""A wrong input ends in one clear sentence and a non-zero exit code, leaves no run folder behind and loses nothing on disk."""
+
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, SCRIPTS, checkpoint, command_line, contents, flags, having, input_error, parse, resume, start, train
+
+from cleanrl_cc.machine import free_memory
+
+WRONG = {
+    "unknown environment": ({"env_id": "Pendulm-v1"}, ["Pendulm-v1", "did you mean", "Pendulum-v1"]),
+    "unknown namespace": ({"env_id": "nowhere/Pendulum-v1"}, ["nowhere/Pendulum-v1"]),
+    "unknown module": ({"env_id": "nowhere:Pendulum-v1"}, ["nowhere"]),
+    "unknown dm_control task": ({"env_id": "dm_control/walker-wlk-v0"}, ["dm_control/walker-walk-v0"]),
+    "Dict actions": ({"env_id": "DictActions-v0"}, ["DictActions-v0", "Dict action space"]),
+    "Tuple actions": ({"env_id": "TupleActions-v0"}, ["TupleActions-v0", "Tuple action space"]),
+    "state of CarRacing": ({"env_id": "CarRacing-v3", "obs": "state"}, ["CarRacing-v3", "--obs pixels"]),
+    "five actions of Pendulum": ({"action_set": "five"}, ["--action-set"]),
+    "no steps": ({"total_timesteps": 0}, ["--total-timesteps", "at least 1", "0"]),
+    "no environments": ({"num_envs": 0}, ["--num-envs", "at least 1"]),
+    "no action repeat": ({"action_repeat": 0}, ["--action-repeat"]),
+    "no frames": ({"frame_stack": 0}, ["--frame-stack"]),
+    "no evaluation episodes": ({"eval_episodes": 0}, ["--eval-episodes"]),
+    "negative evaluation frequency": ({"eval_frequency": -1}, ["--eval-frequency", "at least 0"]),
+    "negative checkpoint frequency": ({"checkpoint_frequency": -1}, ["--checkpoint-frequency"]),
+    "negative patience": ({"patience": -1}, ["--patience"]),
+    "negative seed": ({"seed": -1}, ["--seed"]),
+    "no threads": ({"num_threads": 0}, ["--num-threads", "at least 1"]),
+    "empty batches": ({"batch_size": 0}, ["--batch-size", "at least 1"]),
+    "empty buffer": ({"buffer_size": 0}, ["--buffer-size"]),
+    "buffer without room for a window": ({"buffer_size": 3, "num_envs": 2}, ["--buffer-size", "window"]),
+    "buffer larger than the memory": ({"buffer_size": 10**13}, ["--buffer-size", "GB", "largest that fits"]),
+    "negative n": ({"n_step": 0}, ["--n-step", "at least 1"]),
+    "gamma above 1": ({"gamma": 1.01}, ["--gamma", "between 0 and 1"]),
+    "negative gamma": ({"gamma": -0.1}, ["--gamma"]),
+    "tau above 1": ({"tau": 2.0}, ["--tau"]),
+    "negative learning starts": ({"learning_starts": -1}, ["--learning-starts"]),
+    "negative updates per step": ({"updates_per_step": -0.5}, ["--updates-per-step"]),
+    "learning rate of 0": ({"learning_rate": 0.0}, ["--learning-rate"]),
+    "learning rate that is no number": ({"learning_rate": "nan"}, ["--learning-rate"]),
+    "initial temperature of 0": ({"initial_alpha": 0.0}, ["--initial-alpha"]),
+    "reward scale of 0": ({"reward_scale": 0.0}, ["--reward-scale"]),
+    "negative shift": ({"shift_pad": -1}, ["--shift-pad"]),
+    "absent GPU": ({"device": "cuda:7"}, ["--device cuda:7", "cpu"]),
+    "unknown device": ({"device": "nonsense"}, ["--device nonsense", "cpu"]),
+    "device without data": ({"device": "meta"}, ["--device meta", "cpu"]),
+    "image too small to convolve": ({"env_id": "CarRacing-v3", "image_size": 20}, ["--image-size", "20"]),
+}
+WRONG_OF = {
+    "sac_drq": {
+        "discrete actions": ({"env_id": "CartPole-v1"}, ["CartPole-v1", "discrete", "dqn_atari_style"]),
+        "five actions": ({"env_id": "CarRacing-v3", "action_set": "five"}, ["--action-set five"]),
+    }
+}
+CASES = [
+    pytest.param(script, *case, id=f"{name}-{script}")
+    for script in SCRIPTS
+    for name, case in (WRONG | WRONG_OF.get(script, {})).items()
+    if all(script in having(field) for field in case[0])
+]
+
+
+@pytest.mark.parametrize("script, changes, words", CASES)
+def test_a_wrong_argument(script, changes, words, tmp_path):
+    message = input_error(train, script, tmp_path / "runs" / "run", **changes)
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("changes", [{"obs": "smell"}, {"total_timesteps": "many"}, {"no_such_flag": 1}])
+def test_a_word_that_cannot_be_parsed_names_its_flag(script, changes, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(script, command_line(script, tmp_path / "run", **changes))
+    assert caught.value.code == 2
+    assert flags(changes)[0] in capsys.readouterr().err
+
+
+def test_the_largest_buffer_named_fits(tmp_path):
+    message = input_error(train, "sac_drq", tmp_path / "runs" / "run", buffer_size=10**13)
+    largest = int(message.rstrip(".").split()[-1])
+    row_bytes = 4 * 3 + 4 * 1 + 8  # Pendulum's observation and action, reward, flags and age
+    assert 0.5 * free_memory() < largest * row_bytes < free_memory()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_file_where_the_runs_folder_should_be(script, tmp_path):
+    (tmp_path / "runs").write_text("mine")
+    message = input_error(train, script, tmp_path / "runs" / "run")
+    assert "--runs-dir" in message
+    assert (tmp_path / "runs").read_text() == "mine"
+
+
+# --- resume ---
+
+
+@pytest.fixture(scope="module", params=SCRIPTS)
+def finished(request, tmp_path_factory):
+    """A script and the folder of its finished run."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(request.param, folder, total_timesteps=80)
+    return request.param, folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """The same, in a copy that a test may spoil."""
+    shutil.copytree(finished[1], tmp_path / "run")
+    return finished[0], tmp_path / "run"
+
+
+def rewrite(folder: Path, **changes):
+    torch.save(checkpoint(folder) | changes, folder / "last.pt")
+
+
+class Payload:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, victim: Path):
+        self.victim = victim
+
+    def __reduce__(self):
+        return Path.touch, (self.victim,)
+
+
+def pickled(folder: Path):
+    (folder / "last.pt").write_bytes(pickle.dumps(Payload(folder.parent / "executed")))
+
+
+def pickled_by_torch(folder: Path):
+    torch.save({"algorithm": "sac_drq", "agent": Payload(folder.parent / "executed")}, folder / "last.pt")
+
+
+def truncated(folder: Path):
+    (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:5000])
+
+
+def truncated_replay(folder: Path):
+    path = next(folder.glob("replay-*.npz"))
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def replay_of_objects(folder: Path):
+    path = next(folder.glob("replay-*.npz"))
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("num_added.npy", pickle.dumps(Payload(folder.parent / "executed")))
+
+
+def without(*keys):
+    return lambda folder: torch.save({k: v for k, v in checkpoint(folder).items() if k not in keys}, folder / "last.pt")
+
+
+def with_args(**changes):
+    return lambda folder: rewrite(folder, args=checkpoint(folder)["args"] | changes)
+
+
+def other_shape(folder: Path):
+    rewrite(folder, agent={name: tensor[..., None] for name, tensor in checkpoint(folder)["agent"].items()})
+
+
+# What was done to the run folder, and a word of the message.
+DAMAGES = {
+    "no folder": (lambda folder: shutil.rmtree(folder), "no checkpoint"),
+    "empty folder": (lambda folder: [path.unlink() for path in folder.iterdir()], "no checkpoint"),
+    "truncated": (truncated, "damaged"),
+    "empty file": (lambda folder: (folder / "last.pt").write_bytes(b""), "damaged"),
+    "random bytes": (lambda folder: (folder / "last.pt").write_bytes(bytes(range(256)) * 20), "damaged"),
+    "a list": (lambda folder: torch.save([1, 2], folder / "last.pt"), "damaged"),
+    "a pickle that runs code": (pickled, "damaged"),
+    "a checkpoint that runs code": (pickled_by_torch, "damaged"),
+    "another algorithm": (lambda folder: rewrite(folder, algorithm="another"), "another.py"),
+    "unknown argument": (with_args(no_such_field=1), "no_such_field"),
+    "impossible argument": (with_args(total_timesteps=-1), "--total-timesteps"),
+    "argument of another type": (with_args(gamma="high"), "gamma"),
+    "args are no dictionary": (lambda folder: rewrite(folder, args=[1]), "last.pt"),
+    "weights of another shape": (other_shape, "cannot be resumed"),
+    "no weights": (lambda folder: rewrite(folder, agent={}), "cannot be resumed"),
+    "no args": (without("args"), "args"),
+    "no counters": (without("counters"), "counters"),
+    "no random generators": (without("random"), "random"),
+    "no best return": (without("best_return"), "best_return"),
+    "no environments": (lambda folder: rewrite(folder, envs=[]), "cannot be resumed"),
+}
+REPLAY_DAMAGES = {
+    "no replay file": (lambda folder: next(folder.glob("replay-*.npz")).unlink(), "replay"),
+    "truncated replay": (truncated_replay, "replay"),
+    "replay that runs code": (replay_of_objects, "replay"),
+    "replay of another length": (with_args(buffer_size=60), "replay"),
+    "negative batch": (with_args(batch_size=-1), "--batch-size"),
+}
+
+
+@pytest.mark.parametrize("damage, word", [pytest.param(*case, id=name) for name, case in (DAMAGES | REPLAY_DAMAGES).items()])
+def test_a_checkpoint_that_cannot_be_resumed(damage, word, run):
+    script, folder = run
+    damage(folder)
+    before = contents(folder)
+    message = input_error(resume, script, folder)
+    assert word in message
+    assert contents(folder) == before
+    assert not (folder.parent / "executed").exists()
+
+
+def test_a_policy_without_its_training_is_not_resumed(run):
+    script, folder = run
+    (folder / "last.pt").unlink()
+    before = contents(folder)
+    assert "last.pt" in input_error(resume, script, folder / "best.pt")
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 2}, {"env_id": "Hopper-v5"}, {"total_timesteps": 79}, {"learning_rate": 0.1}, {"run_name": "new"}]
+)
+def test_a_resumed_run_cannot_change(changes, run):
+    script, folder = run
+    before = contents(folder)
+    assert flags(changes)[0] in input_error(resume, script, folder, **changes)
+    assert contents(folder) == before
+
+
+# --- the command line ---
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_terminal_shows_the_sentence_and_no_traceback(script, tmp_path):
+    folder = tmp_path / "runs" / "run"
+    process = start(script, command_line(script, folder, env_id="Pendulm-v1"), cwd=ROOT.parent)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Pendulum-v1" in stderr and len(stderr.strip().splitlines()) == 1
+    assert not folder.parent.exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_error_after_the_workers_started_shows_one_sentence(script, tmp_path):
+    (tmp_path / "run").mkdir()
+    process = start(script, command_line(script, tmp_path / "run", num_envs=2))
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "--run-name" in stderr and len(stderr.strip().splitlines()) == 1

@@ -1,0 +1,100 @@
+"""A run that was stopped goes on as if it had not been, bit for bit; and nothing that watches the training changes it."""
+
+import shlex
+import signal
+
+import psutil
+import pytest
+from helpers import PIXELS, SCRIPTS, assert_same_runs, assert_same_training, checkpoint, command_line, having, resume, start
+from helpers import stop, survivors, train
+
+# Long enough that the process still trains when the signal arrives, which is sent as soon as there is a checkpoint.
+PROBLEMS = {
+    "LunarLander": {"env_id": "LunarLander-v3", "total_timesteps": 1500, "eval_frequency": 700, "checkpoint_frequency": 130},
+    "3 Hoppers": {"env_id": "Hopper-v5", "total_timesteps": 1200, "num_envs": 3, "eval_frequency": 500, "checkpoint_frequency": 130},
+    "CarRacing": PIXELS | {"total_timesteps": 160, "checkpoint_frequency": 60},
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The folder of a whole run, made once per script and problem."""
+    folders = {}
+
+    def run(script, problem):
+        if (script, problem) not in folders:
+            folders[script, problem] = tmp_path_factory.mktemp("uninterrupted") / "run"
+            train(script, folders[script, problem], **PROBLEMS[problem])
+        return folders[script, problem]
+
+    return run
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "problem, number, whole_group",
+    [
+        ("LunarLander", signal.SIGKILL, False),
+        ("LunarLander", signal.SIGTERM, False),
+        ("LunarLander", signal.SIGINT, False),
+        ("3 Hoppers", signal.SIGKILL, False),
+        ("3 Hoppers", signal.SIGINT, True),  # Ctrl-C in a terminal reaches the workers too
+        ("CarRacing", signal.SIGKILL, False),
+    ],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(script, problem, number, whole_group, uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    process = start(script, command_line(script, folder, **PROBLEMS[problem]))
+    code, stderr = stop(process, number, folder / "last.pt", whole_group)
+    assert survivors(process) == []
+    assert checkpoint(folder)["global_step"] < PROBLEMS[problem]["total_timesteps"]
+    if number == signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 128 + number, stderr
+        command = next(line for line in stderr.splitlines() if "--resume" in line)
+        assert shlex.split(command)[-2:] == ["--resume", str(folder)]
+    resume(script, folder)
+    assert_same_runs(folder, uninterrupted(script, problem))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("num_envs", [1, 2])
+@pytest.mark.parametrize("episodes", [3, 3.5], ids=["after an episode's last step", "in an episode"])
+def test_a_grown_run_equals_a_longer_one(script, num_envs, episodes, tmp_path):
+    # After its last step an environment waits for its reset: Gymnasium keeps that flag where no snapshot reaches it.
+    short = {"num_envs": num_envs, "patience": 40}  # Pendulum never rewards: all training episodes are 40 steps long
+    steps, more = int(40 * num_envs * episodes), 100 * num_envs
+    train(script, tmp_path / "grown", total_timesteps=steps, **short)
+    assert {env["ended"] for env in checkpoint(tmp_path / "grown")["envs"]} == {episodes == 3}
+    resume(script, tmp_path / "grown", total_timesteps=steps + more)
+    train(script, tmp_path / "direct", total_timesteps=steps + more, **short)
+    assert_same_training(tmp_path / "grown", tmp_path / "direct")
+
+
+@pytest.mark.parametrize("script", having("buffer_size"))
+def test_a_process_killed_while_it_saves_leaves_a_matching_pair(script, tmp_path):
+    train(script, tmp_path / "killed", total_timesteps=250)
+    (tmp_path / "killed" / "replay-300.npz").write_bytes(b"renamed, but last.pt was not")
+    for name in ("last.pt.tmp", "replay-400.npz.tmp"):
+        (tmp_path / "killed" / name).write_bytes(b"half a file")
+    resume(script, tmp_path / "killed", total_timesteps=350)
+    train(script, tmp_path / "direct", total_timesteps=350)
+    assert_same_training(tmp_path / "killed", tmp_path / "direct")
+    names = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert names & {"replay-250.npz", "replay-300.npz", "last.pt.tmp", "replay-400.npz.tmp"} == set(), "leftovers fill the disk"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("watched", [{"eval_frequency": 40, "eval_episodes": 2}, {"checkpoint_frequency": 30}, {"capture_video": True}])
+def test_watching_a_run_does_not_change_it(script, watched, tmp_path):
+    train(script, tmp_path / "plain", total_timesteps=250)
+    train(script, tmp_path / "watched", total_timesteps=250, **watched)
+    assert_same_training(tmp_path / "plain", tmp_path / "watched")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_process_is_left_after_a_run(script, tmp_path):
+    before = set(psutil.Process().children(recursive=True))
+    train(script, tmp_path / "run", num_envs=3)
+    assert set(psutil.Process().children(recursive=True)) <= before
