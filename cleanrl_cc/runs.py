@@ -203,7 +203,7 @@ class Run:
         self.stop_signal = None
         self.episodes = []  # ended since the last log line
         self.last_return = self.evaluation = math.nan
-        self.best_return, self.evaluated_step, self.logged_step = -math.inf, -1, 0
+        self.best_return, self.evaluated_step = -math.inf, -1
         self.earlier_seconds, self.tracker, self.eval_env, self.bar = 0.0, None, None, None
         tracker_id, start = None, 0
         if self.checkpoint:
@@ -211,7 +211,7 @@ class Run:
             if "envs" not in self.checkpoint:
                 raise InputError(f"{args.resume} holds a policy only: resume from the last.pt beside it.")
             start, tracker_id = self.checkpoint["global_step"], self.checkpoint["tracker_id"]
-            self.best_return, self.logged_step = self.checkpoint["best_return"], self.checkpoint["logged_step"]
+            self.best_return = self.checkpoint["best_return"]
             self.evaluated_step, self.evaluation = self.checkpoint["evaluated"]
             self.earlier_seconds, self.episodes = self.checkpoint["seconds"], self.checkpoint["episodes"]
         else:
@@ -223,7 +223,8 @@ class Run:
         if sys.stderr.isatty():
             self.bar = tqdm(total=args.total_timesteps, initial=start, unit="step", dynamic_ncols=True)
         self.started_at = self.logged_at = time.perf_counter()
-        self.first_step, self.shown_at = start, self.started_at
+        self.first_step = self.logged_step = start
+        self.shown_at = self.started_at
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # not in the main thread: someone else handles signals
                 signal.signal(number, self._request_stop)
@@ -398,7 +399,6 @@ class Run:
             "best_return": self.best_return,
             "evaluated": [self.evaluated_step, self.evaluation],
             "episodes": self.episodes,
-            "logged_step": self.logged_step,
             "seconds": self.seconds(),
             "tracker_id": self.tracker.id if self.tracker else None,
         }

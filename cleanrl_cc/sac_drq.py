@@ -128,8 +128,8 @@ DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5}  # Yarats et al. 20
 PRESETS = {
     "Ant-v[45]": {"total_timesteps": 3_000_000},  # Haarnoja et al. 2018b, figure 1
     "Humanoid-v[45]": {"total_timesteps": 10_000_000},  # Haarnoja et al. 2018b, figure 1
-    # Stable-Baselines3 zoo, sac.yml, LunarLanderContinuous-v2, at a third of its steps and a constant learning rate
-    "LunarLander-v3": {"total_timesteps": 150_000, "learning_starts": 10_000, "tau": 0.01},
+    # Learning rate (there: falling) and tau from Stable-Baselines3 zoo, sac.yml, LunarLanderContinuous-v2; n_step from our own runs
+    "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 7.3e-4, "tau": 0.01, "n_step": 3},
     "CarRacing-v3": DRQ_V2
     | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000, "encoder_channels": 16}
     | {"buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000, "initial_alpha": 0.1, "reward_scale": 0.05},
