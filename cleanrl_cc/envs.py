@@ -9,6 +9,7 @@ Nothing here knows an algorithm. The order of the wrappers, from the inside:
 
 import atexit
 import difflib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -172,7 +173,10 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
         choose_gl_backend()  # dm_control chooses for good when it is imported
         import shimmy  # noqa: F401  (registers the suite)
     try:
-        return gym.spec("cleanrl_cc/FastCarRacing-v3" if env_id == "CarRacing-v3" else env_id)
+        module, _, name = env_id.rpartition(":")
+        if module:  # gym.spec, unlike gym.make, does not import it
+            importlib.import_module(module)
+        return gym.spec("cleanrl_cc/FastCarRacing-v3" if name == "CarRacing-v3" else name)
     except (gym.error.Error, ImportError) as error:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.envs.registry, or use module:Name-v0 for your own."

@@ -41,7 +41,7 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(1, device=name)
+        torch.empty(1, device=name).item()  # "meta" exists but holds no data
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         count = torch.cuda.device_count()

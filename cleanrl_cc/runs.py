@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import csv
 import fnmatch
+import io
 import json
 import math
 import platform
@@ -32,6 +33,9 @@ from cleanrl_cc.machine import describe_machine
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 EVALUATION_SEED = 20_000  # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
+
+# What last.pt holds beyond best.pt.
+SAVED = {"optimizers", "counters", "envs", "random", "replay", "best_return", "evaluated", "episodes", "seconds", "tracker_id"}
 
 
 # --- arguments ---
@@ -75,19 +79,27 @@ def resume_args(cls: type, path: str):
     """The arguments inside a checkpoint, with `resume` set to its path. Raises InputError where they are not those of `cls`."""
     checkpoint = load_checkpoint(path, algorithm=script_name(cls))
     try:
-        return cls(**checkpoint["args"] | {"resume": str(path)})
+        args, defaults = cls(**checkpoint["args"] | {"resume": str(path)}), asdict(cls())
+        for name, value in asdict(args).items():
+            if defaults[name] is not None and not isinstance(value, (type(defaults[name]), int)):
+                raise TypeError(f"{name} is {value!r}")
+        return args
     except TypeError as error:
         raise InputError(f"{path} does not fit this script: {error}. Resume with the version that wrote it.") from error
 
 
-def check_args(args, at_least_one: tuple[str, ...] = (), in_unit_interval: tuple[str, ...] = ()):
-    """Checks the run fields and the named ones. Raises InputError."""
-    for name in ("total_timesteps", "num_envs", "action_repeat", "frame_stack", "image_size", "eval_episodes", *at_least_one):
-        require(getattr(args, name) >= 1, name, getattr(args, name), "at least 1")
-    for name in ("checkpoint_frequency", "eval_frequency", "patience"):
-        require(getattr(args, name) >= 0, name, getattr(args, name), "at least 0")
-    for name in in_unit_interval:
-        require(0 <= getattr(args, name) <= 1, name, getattr(args, name), "between 0 and 1")
+def check_args(args, at_least_one=(), at_least_zero=(), in_unit_interval=(), positive=()):
+    """Checks the run fields, and the fields named. Raises InputError."""
+    at_least_one = ("total_timesteps", "num_envs", "action_repeat", "frame_stack", "image_size", "eval_episodes", *at_least_one)
+    at_least_zero = ("seed", "patience", "checkpoint_frequency", "eval_frequency", *at_least_zero)
+    for names, is_good, expected in (
+        (at_least_one, lambda value: value >= 1, "at least 1"),
+        (at_least_zero, lambda value: value >= 0, "at least 0"),
+        (in_unit_interval, lambda value: 0 <= value <= 1, "between 0 and 1"),
+        (positive, lambda value: 0 < value < math.inf, "a positive number"),
+    ):
+        for name in names:
+            require(is_good(getattr(args, name)), name, getattr(args, name), expected)
 
 
 def script_name(cls: type) -> str:
@@ -102,12 +114,14 @@ def _summary(cls: type) -> str:
 
 
 def append_csv(path: Path, row: dict):
-    """Adds a line; a key that the header lacks becomes a new column, empty in the lines before."""
+    """Adds a line; a key that the header lacks becomes a new column, empty in the lines before. Raises InputError on a full disk."""
     rows = read_csv(path)
-    header = list(rows[0]) if rows else []
-    if set(row) <= set(header):
-        with open(path, "a", newline="") as file:
-            csv.DictWriter(file, header).writerow(row)
+    if rows and set(row) <= set(rows[0]):
+        try:
+            with open(path, "a", newline="") as file:
+                csv.DictWriter(file, list(rows[0]), lineterminator="\n").writerow(row)
+        except OSError as error:
+            raise InputError(f"{path} could not be written ({error}): free some disk space. Earlier checkpoints are whole.") from error
     else:
         write_csv(path, [*rows, row])
 
@@ -120,11 +134,12 @@ def read_csv(path: Path) -> list[dict]:
 
 
 def write_csv(path: Path, rows: list[dict]):
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, header)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_file(path) as file:
+        file.write(text.getvalue().encode())
 
 
 # --- evaluation ---
@@ -186,7 +201,8 @@ def write_video(path: Path, frames: list[np.ndarray], fps: float):
 class Run:
     """The folder of one training run and everything written to it.
 
-    With `args.resume` the folder is that of the checkpoint, which is then in `checkpoint`, to be put back by `restore`.
+    With `args.resume` the folder is that of the checkpoint, which is then in `checkpoint`; nothing is written before `restore` has put
+    it back.
 
     Attributes:
         checkpoint: what to `restore`, None in a new run.
@@ -197,34 +213,31 @@ class Run:
     """
 
     def __init__(self, args):
-        self.args, self.algorithm = args, script_name(type(args))
+        self.args, self.algorithm, self.recipe = args, script_name(type(args)), recipe(args)
         self.checkpoint = load_checkpoint(args.resume, self.algorithm) if args.resume else None
-        self.recipe = recipe(args)
         self.stop_signal = None
         self.episodes = []  # ended since the last log line
         self.last_return = self.evaluation = math.nan
-        self.best_return, self.evaluated_step = -math.inf, -1
-        self.earlier_seconds, self.tracker, self.eval_env, self.bar = 0.0, None, None, None
-        tracker_id, start = None, 0
-        if self.checkpoint:
-            self.folder = Path(args.resume) if Path(args.resume).is_dir() else Path(args.resume).parent
-            if "envs" not in self.checkpoint:
-                raise InputError(f"{args.resume} holds a policy only: resume from the last.pt beside it.")
-            start, tracker_id = self.checkpoint["global_step"], self.checkpoint["tracker_id"]
-            self.best_return = self.checkpoint["best_return"]
-            self.evaluated_step, self.evaluation = self.checkpoint["evaluated"]
-            self.earlier_seconds, self.episodes = self.checkpoint["seconds"], self.checkpoint["episodes"]
-        else:
+        self.best_return, self.evaluated_step, self.earlier_seconds = -math.inf, -1, 0.0
+        self.tracker = self.eval_env = self.bar = None
+        if self.checkpoint is None:
             self.folder = self._new_folder()
+            self._open(first_step=0, tracker_id=None)
+        else:
+            self.folder = Path(args.resume) if Path(args.resume).is_dir() else Path(args.resume).parent
+            if missing := SAVED - self.checkpoint.keys():
+                lacks = ", ".join(sorted(missing))
+                raise InputError(f"{args.resume} cannot be resumed, it lacks {lacks}: resume from a run folder or its last.pt.")
+
+    def _open(self, first_step: int, tracker_id: str | None):
         self._write_description()
-        self.writer = SummaryWriter(self.folder, purge_step=start + 1 if args.resume else None)
-        if args.track:
+        self.writer = SummaryWriter(self.folder, purge_step=first_step + 1 if first_step else None)
+        if self.args.track:
             self._start_tracker(tracker_id)
         if sys.stderr.isatty():
-            self.bar = tqdm(total=args.total_timesteps, initial=start, unit="step", dynamic_ncols=True)
-        self.started_at = self.logged_at = time.perf_counter()
-        self.first_step = self.logged_step = start
-        self.shown_at = self.started_at
+            self.bar = tqdm(total=self.args.total_timesteps, initial=first_step, unit="step", dynamic_ncols=True)
+        self.first_step = self.logged_step = first_step
+        self.started_at = self.logged_at = self.shown_at = time.perf_counter()
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # not in the main thread: someone else handles signals
                 signal.signal(number, self._request_stop)
@@ -262,7 +275,7 @@ class Run:
             project=self.args.wandb_project,
             entity=self.args.wandb_entity,
             name=self.folder.name,
-            id=tracker_id or wandb.util.generate_id(),
+            id=tracker_id,  # None: W&B draws one
             resume="allow",
             dir=self.folder,
             config=asdict(self.args),
@@ -373,12 +386,13 @@ class Run:
 
     # Checkpoints
 
-    def save(self, global_step: int, agent, optimizers: dict, counters: dict, envs, rng: np.random.Generator, replay: dict):
+    def save(self, global_step: int, counters: dict, agent, envs, rng: np.random.Generator, buffer=None):
         """Writes everything that the run needs to go on as if it had not stopped.
 
         Args:
-            agent: an nn.Module. optimizers: by name. counters: numbers that the training loop needs back.
-            replay: arrays or tensors by name, the filled part of a buffer; empty where there is none.
+            counters: numbers that the training loop needs back.
+            agent: an nn.Module with a dict `optimizers`.
+            buffer: has `arrays()`, named arrays or tensors, and their inverse `load_arrays(arrays)`; None where nothing is replayed.
 
         Raises:
             InputError: weights that are not finite, or a full disk. The checkpoint written before stays whole.
@@ -386,12 +400,12 @@ class Run:
         weights = agent.state_dict()
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise InputError(f"The weights are not finite at step {global_step}: the last good checkpoint is in {self.folder}.")
-        replay_name = f"replay-{global_step}.npz" if replay else None
-        if replay:
-            save_replay(self.folder / replay_name, replay)
+        replay_name = f"replay-{global_step}.npz" if buffer else None
+        if buffer:
+            save_replay(self.folder / replay_name, buffer.arrays())
         state = {
             "agent": weights,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in agent.optimizers.items()},
             "counters": counters,
             "envs": snapshot_envs(envs),
             "random": rng_state(rng),
@@ -403,7 +417,7 @@ class Run:
             "tracker_id": self.tracker.id if self.tracker else None,
         }
         self._write("last.pt", global_step, state)
-        for old in self.folder.glob("replay-*.npz"):
+        for old in self.folder.glob("replay-*"):
             if old.name != replay_name:
                 old.unlink()
 
@@ -412,29 +426,33 @@ class Run:
         with atomic_file(self.folder / name) as file:
             torch.save(common | state, file)
 
-    def restore(self, agent, optimizers: dict, envs, rng: np.random.Generator) -> tuple[dict, np.ndarray, np.ndarray, dict]:
+    def restore(self, agent, envs, rng: np.random.Generator, buffer=None) -> tuple[dict, np.ndarray, np.ndarray]:
         """Puts everything back where `save` found it.
 
         Returns:
-            The counters, the current observations (N, ...), (N,) bool for which the next step is a reset, and the replay arrays.
+            The counters, the current observations (N, ...), and (N,) bool for which the next step is a reset.
 
         Raises:
-            InputError: the checkpoint is incomplete or does not fit the script.
+            InputError: the checkpoint is incomplete or does not fit the script. Nothing was written.
         """
         state = self.checkpoint
         try:
             agent.load_state_dict(state["agent"])
-            for name, optimizer in optimizers.items():
+            for name, optimizer in agent.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
-            replay = load_replay(self.folder / state["replay"]) if state["replay"] else {}
+            if buffer:
+                buffer.load_arrays(load_replay(self.folder / state["replay"]))
             obs, autoreset = restore_envs(envs, state["envs"])
             set_rng_state(state["random"], rng)
+            self.evaluated_step, self.evaluation = state["evaluated"]
         except Exception as error:  # whatever an edited or incomplete checkpoint brings about
             reason = (str(error).strip().splitlines() or [""])[0]
             raise InputError(f"{self.args.resume} cannot be resumed ({type(error).__name__}: {reason}).") from error
+        self.best_return, self.earlier_seconds, self.episodes = state["best_return"], state["seconds"], state["episodes"]
         for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):  # lines after the checkpoint will come again
             write_csv(file, [row for row in read_csv(file) if int(row["global_step"]) <= state["global_step"]])
-        return state["counters"], obs, autoreset, replay
+        self._open(state["global_step"], state["tracker_id"])
+        return state["counters"], obs, autoreset
 
     # The end
 

@@ -123,8 +123,8 @@ class Args:
     """random shift of images by up to so many pixels; 0: none"""
 
 
-# The defaults above are those of Haarnoja et al. 2018b, table 1, for MuJoCo. CarRacing's numbers are from our own runs.
-DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5}  # Yarats et al. 2021, table 2
+# The defaults above are Haarnoja et al. 2018b, table 1; these three DrQ-v2, table 2; CarRacing's other numbers come from our own runs.
+DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5}
 PRESETS = {
     "Ant-v[45]": {"total_timesteps": 3_000_000},  # Haarnoja et al. 2018b, figure 1
     "Humanoid-v[45]": {"total_timesteps": 10_000_000},  # Haarnoja et al. 2018b, figure 1
@@ -438,24 +438,20 @@ class Agent(nn.Module):
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "feature_dim")
-    check_args(args, at_least_one=counts, in_unit_interval=("gamma", "tau"))
+    positive, zero = ("learning_rate", "initial_alpha", "reward_scale"), ("learning_starts", "updates_per_step", "shift_pad")
+    check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
     device = start_torch(args)
     envs = make_vector_env(args, continuous=True)
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
-    run = Run(args)
-    metrics = {}
+    run, metrics = Run(args), {}
     if run.checkpoint:
-        counters, obs, autoreset, arrays = run.restore(agent, agent.optimizers, envs, rng)
+        counters, obs, autoreset = run.restore(agent, envs, rng, buffer)
         global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
-        buffer.load_arrays(arrays)
     else:
         global_step, autoreset = 0, np.zeros(args.num_envs, bool)
         obs, _ = envs.reset()
-
-    def save():
-        run.save(global_step, agent, agent.optimizers, {"num_updates": agent.num_updates}, envs, rng, buffer.arrays())
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -489,11 +485,11 @@ def train(args: Args) -> float:
         if crossed(global_step, previous_step, args.eval_frequency):
             run.evaluate(agent, global_step)
         if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
-            save()
+            run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
         run.exit_if_stopped()
 
     mean_return = run.evaluate(agent, global_step)
-    save()
+    run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
     envs.close()
     run.close()
     print(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import gymnasium as gym
@@ -101,7 +101,7 @@ def stop(process: subprocess.Popen, number: signal.Signals, file: Path, whole_gr
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     (os.killpg if whole_group else os.kill)(process.pid, number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=200)
     return process.returncode, stderr
 
 
@@ -182,11 +182,6 @@ def checkpoint(folder: Path) -> dict:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file under `folder`."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def changed(args, **changes):
-    """A copy of an `Args`."""
-    return type(args)(**asdict(args) | changes)
 
 
 # --- environments, `helpers:Name-v0` on a command line ---

@@ -5,8 +5,20 @@ import signal
 
 import psutil
 import pytest
-from helpers import PIXELS, SCRIPTS, assert_same_runs, assert_same_training, checkpoint, command_line, having, resume, start
-from helpers import stop, survivors, train
+from helpers import (
+    PIXELS,
+    SCRIPTS,
+    assert_same_runs,
+    assert_same_training,
+    checkpoint,
+    command_line,
+    having,
+    resume,
+    start,
+    stop,
+    survivors,
+    train,
+)
 
 # Long enough that the process still trains when the signal arrives, which is sent as soon as there is a checkpoint.
 PROBLEMS = {

@@ -1,0 +1,332 @@
+"""What a run records, what it prints, what it counts, and how its arguments come together."""
+
+import ast
+import contextlib
+import fcntl
+import json
+import math
+import os
+import pty
+import re
+import resource
+import struct
+import termios
+import time
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    ROOT,
+    SCRIPTS,
+    assert_same_training,
+    checkpoint,
+    command_line,
+    contents,
+    having,
+    input_error,
+    load_script,
+    parse,
+    resume,
+    start,
+    survivors,
+    train,
+)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cleanrl_cc import machine, runs
+from cleanrl_cc.checkpoints import load_checkpoint, load_replay
+from cleanrl_cc.runs import read_csv
+
+# --- the folder ---
+
+
+@pytest.fixture(scope="module", params=SCRIPTS)
+def finished(request, tmp_path_factory):
+    """The folder and the result of a run with a line of progress, two evaluations and two films."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    mean_return = train(request.param, folder, total_timesteps=1050, action_repeat=2, eval_frequency=1000, capture_video=True)
+    return folder, mean_return
+
+
+def test_a_run_folder_holds_everything(finished):
+    folder, _ = finished
+    names = {re.sub(r"(tfevents|replay-).*?(\.npz)?$", r"\1\2", name) for name in contents(folder)}
+    expected = {"args.json", "events.out.tfevents", "progress.csv", "evaluations.csv", "last.pt", "best.pt"}
+    replay = {"replay-.npz"} if checkpoint(folder)["replay"] else set()
+    assert names == expected | replay | {"videos/step-00001000.mp4", "videos/step-00001050.mp4"}
+
+
+def test_args_json_repeats_the_run(finished):
+    folder, _ = finished
+    description = json.loads((folder / "args.json").read_text())
+    assert description["args"] == checkpoint(folder)["args"]
+    assert {"command", "machine", "versions"} <= description.keys()
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_checkpoint_is_only_data(finished, name):
+    state = torch.load(finished[0] / name, weights_only=True)
+    assert {"algorithm", "args", "recipe", "agent", "global_step"} <= state.keys()
+
+
+def test_evaluations_csv_ends_with_what_train_returns_and_best_pt_holds_the_best(finished):
+    folder, mean_return = finished
+    rows = read_csv(folder / "evaluations.csv")
+    assert [int(row["global_step"]) for row in rows] == [1000, 1050]
+    assert float(rows[-1]["return_mean"]) == mean_return
+    best = max(rows, key=lambda row: float(row["return_mean"]))
+    assert load_checkpoint(folder / "best.pt")["global_step"] == int(best["global_step"])
+
+
+def test_progress_csv_has_a_line_per_thousand_steps_with_finite_losses(finished):
+    rows = read_csv(finished[0] / "progress.csv")
+    assert [(int(row["global_step"]), int(row["frames"])) for row in rows] == [(1000, 2000)]
+    assert float(rows[-1]["charts/episodic_length"]) == 100  # 200 environment steps
+    losses = [float(value) for row in rows for name, value in row.items() if name.startswith("losses/")]
+    assert losses and all(map(math.isfinite, losses))
+
+
+def test_tensorboard_has_returns_losses_and_evaluations(finished):
+    events = EventAccumulator(str(finished[0])).Reload()
+    assert {"charts/episodic_length", "charts/sps", "eval/return_mean", "eval/return_std"} <= set(events.Tags()["scalars"])
+    assert any(tag.startswith("losses/") for tag in events.Tags()["scalars"])
+    # The step after an episode's end only resets. It counts for nothing, so episodes end at whole hundreds.
+    assert [event.step for event in events.Scalars("charts/episodic_return")] == list(range(100, 1050, 100))
+
+
+def test_a_film_shows_the_episode_at_its_own_speed(finished):
+    with imageio.get_reader(finished[0] / "videos" / "step-00001050.mp4") as film:
+        assert film.get_meta_data()["fps"] == 15  # Pendulum's 30, and two environment steps per frame
+        frames = [frame for frame in film]
+    assert len(frames) == 100
+    assert frames[0].shape == (500, 500, 3)
+    assert np.abs(frames[0].astype(int) - frames[30]).max() > 100, "nothing moves"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_name_that_exists_is_refused_and_nothing_is_overwritten(script, tmp_path):
+    train(script, tmp_path / "run", total_timesteps=60)
+    before = contents(tmp_path)
+    message = input_error(train, script, tmp_path / "run", total_timesteps=60)
+    assert "--run-name" in message and "--resume" in message
+    assert contents(tmp_path) == before
+
+
+def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda *_: "20260101-000000")
+    for _ in range(2):
+        words = command_line(SCRIPTS[0], tmp_path / "run", total_timesteps=20)
+        index = words.index("--run-name")
+        load_script(SCRIPTS[0]).train(parse(SCRIPTS[0], words[:index] + words[index + 2 :]))
+    name = f"Pendulum-v1__{SCRIPTS[0]}__1__20260101-000000"
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}-2"}
+    assert all((path / "last.pt").exists() for path in tmp_path.iterdir())
+
+
+# --- when it goes wrong ---
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_last_good_checkpoint(script, tmp_path):
+    message = input_error(train, script, tmp_path / "run", env_id="BrokenReward-v0", total_timesteps=2000, checkpoint_frequency=100)
+    assert "finite" in message or "nan" in message
+    assert str(tmp_path / "run") in message
+    state = checkpoint(tmp_path / "run")
+    assert state["global_step"] <= 150
+    assert all(tensor.isfinite().all() for tensor in state["agent"].values())
+    if state["replay"]:
+        assert np.isfinite(load_replay(tmp_path / "run" / state["replay"])["rewards"]).all()
+
+
+@contextlib.contextmanager
+def disk_with_room_for(size: int):
+    """Files larger than so many bytes cannot be written, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("room", [0, 5_000, 20_000], ids=["for nothing", "but for replay", "but for weights"])
+def test_a_full_disk_leaves_the_checkpoint_before_whole(script, room, tmp_path):
+    train(script, tmp_path / "run", total_timesteps=200)
+    before = contents(tmp_path / "run")
+    with disk_with_room_for(room):
+        message = input_error(resume, script, tmp_path / "run", total_timesteps=400)
+    after = contents(tmp_path / "run")
+    assert "disk" in message
+    assert not [name for name in after if name.endswith(".tmp")]
+    assert {name for name in before if not after[name].startswith(before[name])} <= {"args.json", "best.pt"}  # best.pt: a better one
+    resume(script, tmp_path / "run", total_timesteps=300)
+    train(script, tmp_path / "direct", total_timesteps=300)
+    assert_same_training(tmp_path / "run", tmp_path / "direct")
+
+
+def test_a_full_disk_ends_a_log_line_in_a_sentence(tmp_path):
+    runs.append_csv(tmp_path / "progress.csv", {"global_step": 1})
+    with disk_with_room_for(4):
+        assert "disk" in input_error(runs.append_csv, tmp_path / "progress.csv", {"global_step": 2})
+
+
+# --- what it prints and sends ---
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_command_says_where_the_run_is_and_leaves_no_process(script, tmp_path):
+    process = start(script, command_line(script, tmp_path / "run", env_id="helpers:OwnPendulum-v0", num_envs=2, total_timesteps=100))
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    assert str(tmp_path / "run") in stdout
+    assert "step 100: evaluation" in stderr and "\r" not in stderr
+    assert survivors(process) == []
+
+
+def test_without_a_terminal_progress_is_a_line_every_half_minute(tmp_path, monkeypatch, capsys):
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))  # each look at the clock takes a second
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=100)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "steps/s" in line]
+    assert 2 <= len(lines) <= 10
+    assert re.fullmatch(r"step \d+ of 100  \d+ steps/s  return \S+  \d+ min left", lines[-1])
+
+
+def test_a_terminal_shows_a_bar(tmp_path, monkeypatch):
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))  # rows and columns
+    with os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        train(SCRIPTS[0], tmp_path / "run", total_timesteps=60)
+    monkeypatch.undo()
+    shown = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert "60/60" in shown and "\r" in shown and "return" in shown
+
+
+def test_wandb_keeps_its_run_across_a_resume_and_gets_the_film(tmp_path, monkeypatch):
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "run"
+    train(SCRIPTS[0], folder, total_timesteps=40, track=True, capture_video=True)
+    first = checkpoint(folder)["tracker_id"]
+    resume(SCRIPTS[0], folder, total_timesteps=60)
+    assert first and checkpoint(folder)["tracker_id"] == first
+    offline = list((folder / "wandb").glob("offline-run-*"))
+    assert len(offline) == 2 and all(path.name.endswith(first) for path in offline)
+    assert len(list((folder / "wandb").rglob("*.mp4"))) == 2
+
+
+# --- what it counts ---
+
+
+@pytest.mark.parametrize("script", having("updates_per_step"))
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("updates_per_step", [0.25, 1.5])
+def test_updates_per_transition_do_not_depend_on_num_envs(script, num_envs, updates_per_step, tmp_path):
+    ratio = {"updates_per_step": updates_per_step, "learning_starts": 60}
+    train(script, tmp_path / "run", total_timesteps=120, num_envs=num_envs, patience=10, **ratio)
+    state = checkpoint(tmp_path / "run")
+    assert state["counters"]["num_updates"] == int((state["global_step"] - 60) * updates_per_step)
+
+
+@pytest.mark.parametrize("script", having("buffer_size"))
+def test_a_step_that_only_resets_is_not_counted(script, tmp_path):
+    train(script, tmp_path / "run", total_timesteps=150, num_envs=2, patience=20)
+    state = checkpoint(tmp_path / "run")
+    final = load_replay(tmp_path / "run" / state["replay"])["final"]
+    assert final.sum() == 2 * 3  # episodes of 20 steps; the last reset is still due
+    assert final.size - final.sum() == state["global_step"]
+
+
+# --- arguments ---
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_preset_changes_defaults_and_a_flag_beats_it(script):
+    presets = load_script(script).PRESETS
+    assert "CarRacing-v3" in presets
+    for env_id in ("CarRacing-v3", "LunarLander-v3"):
+        args = asdict(parse(script, ["--env-id", env_id, "--seed", "7"]))
+        plain = asdict(load_script(script).Args())
+        assert args == plain | presets.get(env_id, {}) | {"env_id": env_id, "seed": 7}
+    total = presets["CarRacing-v3"]["total_timesteps"]
+    assert parse(script, ["--env-id=CarRacing-v3", "--total-timesteps", str(total + 1)]).total_timesteps == total + 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_pattern_matches_a_family_of_environments(script):
+    family = {key: changes for key, changes in load_script(script).PRESETS.items() if key == "dm_control/*"}
+    for changes in family.values():
+        args = asdict(parse(script, ["--env-id", "dm_control/walker-walk-v0"]))
+        assert changes.items() <= args.items()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_the_defaults_of_the_environment(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with pytest.raises(SystemExit) as caught:
+        parse(script, ["--env-id", "CarRacing-v3", "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    for name, value in load_script(script).PRESETS["CarRacing-v3"].items():
+        assert re.search(rf"--{name.replace('_', '-')} ((?!--).)*default: {re.escape(str(value))}\)", text, re.DOTALL), name
+
+
+# --- the shape of a script ---
+
+SOURCES = {path.stem: path.read_text() for path in sorted((ROOT / "cleanrl_cc").glob("*.py"))}
+SOURCES = {name: text for name, text in SOURCES.items() if "# --- arguments ---" in text and "PRESETS" in text and "class Args" in text}
+
+
+def test_every_script_is_tested():
+    assert set(SCRIPTS) == set(SOURCES)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_argument_is_explained(name):
+    body = next(node.body for node in ast.parse(SOURCES[name]).body if isinstance(node, ast.ClassDef) and node.name == "Args")
+    for field, text in zip(body[::2], body[1::2], strict=True):
+        assert isinstance(field, ast.AnnAssign)
+        assert isinstance(text, ast.Expr) and isinstance(text.value.value, str), f"{field.target.id} has no docstring"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_scripts_share_run_fields_and_rulers(name):
+    first = next(iter(SOURCES.values()))
+    run_fields = re.compile(r"class Args:\n(    # Run\n.*?)\n\n    # ", re.DOTALL)
+    assert run_fields.search(SOURCES[name]).group(1) == run_fields.search(first).group(1)
+    rulers = re.findall(r"^# --- (.*) ---$", SOURCES[name].replace("rollout buffer", "replay buffer"), re.MULTILINE)
+    assert rulers == ["arguments", "replay buffer", "networks", "agent", "training"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_script_is_longer_than_500_lines(name):
+    assert len(SOURCES[name].splitlines()) <= 500
+
+
+# --- memory ---
+
+
+@pytest.mark.parametrize(
+    "limit, usage, stat, cache",
+    [
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ],
+    ids=["v2", "v1"],
+)
+def test_free_memory_is_what_the_container_leaves(limit, usage, stat, cache, tmp_path, monkeypatch):
+    for name, text in {limit: "5000\n", usage: "3000\n", stat: f"anon 1\n{cache} 500\n"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(machine, "Path", lambda _: tmp_path)
+    assert machine.free_memory() == 5000 - 3000 + 500
+    (tmp_path / limit).write_text("max\n" if limit == "memory.max" else f"{2**63 - 4096}\n")
+    assert machine.free_memory() > 2500
