@@ -77,13 +77,15 @@ def make_env(
     is_mujoco = is_dm_control or "mujoco" in str(spec.entry_point)
     if action_set == "five" and not is_car:
         raise InputError(f"--action-set five is CarRacing's; {env_id} has --action-set auto or native.")
-    if is_mujoco and (obs == "pixels" or render_mode == "rgb_array") and choose_gl_backend() == "disabled":
+    renders = obs == "pixels" or render_mode == "rgb_array"
+    # A back end that the user names is tried even where nothing renders: MuJoCo's import fails on a wrong one.
+    if is_mujoco and (renders or "MUJOCO_GL" in os.environ) and choose_gl_backend() == "disabled" and renders:
         raise InputError(
-            "MuJoCo finds no off-screen OpenGL (tried EGL and OSMesa): "
+            "MuJoCo finds no off-screen OpenGL (tried MUJOCO_GL if set, else EGL and OSMesa): "
             "install Debian's libegl1 or libosmesa6, or use --obs state without videos."
         )
 
-    kwargs = {"render_mode": render_mode}
+    kwargs = {"render_mode": render_mode} if render_mode else {}
     if is_car or spec.name == "LunarLander":
         kwargs["continuous"] = action_set == "auto" or (is_car and action_set == "native")
     if is_dm_control and render_mode == "rgb_array":
