@@ -27,12 +27,12 @@ import tyro
 from cleanrl_cc.machine import describe_machine, find_device
 
 TASKS = {
-    "state": {"title": "SAC, HalfCheetah-v5, batch 256, 256x256", "contenders": ("cleanrl_cc", "sb3", "sbx"), "steps": 4000},
+    "state": {"title": "SAC, HalfCheetah-v5, batch 256, 256x256", "contenders": ("cleanrl_cc", "sb3", "sbx"), "steps": 2000},
     # SB3's CnnPolicy sees one 96x96 RGB frame, ours four gray 84x84 frames through the same convolutions; "preset" halves their channels.
     "pixels": {
         "title": "SAC, CarRacing-v3, batch 256, one frame a step",
         "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3"),
-        "steps": 60,
+        "steps": 40,
     },
 }
 WARMUP = 300  # random steps before the updates begin

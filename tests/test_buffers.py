@@ -148,6 +148,20 @@ def test_stored_rows_are_copies(script):
     assert batch.rewards.unique().tolist() == [0, 1, 2]
 
 
+def test_a_stack_late_in_a_long_episode_is_whole(script):
+    space = Box(0, 255, (3, 2, 2), np.uint8)
+    buffer = script.ReplayBuffer(script.Args(buffer_size=600, frame_stack=3, n_step=1), space, Box(-1, 1, (1,)), CPU)
+    ends = np.zeros(1, bool)
+    for row in range(600):  # more steps than a byte can count
+        obs = np.zeros((1, *space.shape), np.uint8)
+        obs[0, -1, 0] = divmod(row, 256)
+        buffer.add(obs, np.zeros((1, 1)), np.full(1, row), ends, ends, final=ends)
+    batch = buffer.sample(1000, np.random.default_rng(0))
+    rows = 256 * batch.obs[:, :, 0, 0].int() + batch.obs[:, :, 0, 1]
+    expected = batch.rewards[:, None].int() + torch.tensor([-2, -1, 0])
+    assert torch.equal(rows, expected.clamp(min=0))
+
+
 @pytest.mark.parametrize("num_rows", [30, 130])
 def test_a_buffer_from_a_checkpoint_goes_on_like_the_stored_one(script, num_rows):
     stored, fresh = (Recorder(script, num_envs=3, frame_stack=3, n_step=3, buffer_size=150) for _ in range(2))

@@ -365,8 +365,10 @@ def check_snapshot(env_id: str, fields: dict, num_steps: int, moment: str, num_e
     envs = make_vector_env(args)
     envs.action_space.seed(4)
     envs.reset()
+    action = envs.action_space.sample()
     for step in count(1):
-        obs, _, terminations, truncations, _ = envs.step(envs.action_space.sample())
+        action[...] = envs.action_space.sample()  # in an array that is used again, as a caller may
+        obs, _, terminations, truncations, _ = envs.step(action)
         ended = terminations | truncations
         if ended.any() if moment == "right after an end" else step > 5 and not ended.any():
             break
