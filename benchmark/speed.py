@@ -154,13 +154,13 @@ def main():
                 ratio = f"{median / statistics.median(speeds['sb3']):.2f}" if "sb3" in speeds else ""
                 print(f"| {contender} | {median:.1f} | {min(values):.1f} - {max(values):.1f} | {ratio} |", flush=True)
                 measured = {"contender": contender, "median": round(median, 2), "rounds": json.dumps([round(v, 2) for v in values])}
-                rows.append({"task": task, "threads": threads, "precision": options.precision, **measured, **machine})
+                rows.append(machine | {"task": task, "threads": threads, "precision": options.precision} | measured)
     if options.csv:
         path = Path(options.csv)
         new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             if new:
                 writer.writeheader()
             writer.writerows(rows)
