@@ -115,10 +115,10 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
     Returns:
         `value_bias`, the mean of predicted minus realised, and `value_correlation`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError('--analyze-value draws with matplotlib: pip install -e ".[plot]"') from error
 
     predicted, realised = [], []
     for trace in traces:
@@ -134,7 +134,8 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
     correlation = float(np.corrcoef(everything)[0, 1])
 
     shown = min(3, len(traces))
-    figure, axes = plt.subplots(1, shown + 1, figsize=(4 * (shown + 1), 3.2), layout="constrained")
+    figure = Figure(figsize=(4 * (shown + 1), 3.2), layout="constrained")
+    axes = figure.subplots(1, shown + 1)
     for index, axis in enumerate(axes[:shown]):
         axis.plot(predicted[index], label="predicted value")
         axis.plot(realised[index], label="realised discounted return")
@@ -144,7 +145,6 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
     axes[-1].axline((0, 0), slope=1, color="gray", linewidth=1)
     axes[-1].set(title=f"correlation {correlation:.2f}, bias {bias:.2g}", xlabel="realised", ylabel="predicted")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     print(path, file=sys.stderr)
     return {"value_bias": bias, "value_correlation": correlation}
 
