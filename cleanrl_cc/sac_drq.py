@@ -167,8 +167,7 @@ class ReplayBuffer:
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
         self.num_rows, shortest = args.buffer_size // args.num_envs, args.num_envs * (self.stack + self.n_step + 1)
         require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
-        self.obs_shape = obs_space.shape
-        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        self.obs_shape, frame_shape = obs_space.shape, (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_space.shape[0] + 8
         storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
@@ -275,12 +274,14 @@ class TwinLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(2, 1, out_dim).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight.shape[2] == 1:  # batched matrix times vector is slow on a CPU: 6 % of an update
+            return (x * self.weight.mT).sum(dim=2, keepdim=True) + self.bias
         return torch.baddbmm(self.bias, x, self.weight)
 
 
 def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear) -> nn.Sequential:
-    layers = [linear(in_dim, hidden_dim), nn.ReLU(), linear(hidden_dim, hidden_dim), nn.ReLU(), linear(hidden_dim, out_dim)]
-    return nn.Sequential(*layers)
+    relu = nn.ReLU(inplace=True)  # 2 % of an update
+    return nn.Sequential(linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu, linear(hidden_dim, out_dim))
 
 
 class Actor(nn.Module):
@@ -318,8 +319,7 @@ class Agent(nn.Module):
 
     def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
         super().__init__()
-        self.args, self.device = args, device
-        self.pixels = obs_space.dtype == np.uint8
+        self.args, self.device, self.pixels = args, device, obs_space.dtype == np.uint8
         action_dim = action_space.shape[0]
         self.encoder = Encoder(obs_space.shape, args.encoder_channels) if self.pixels else nn.Identity()
         in_dim, feature_dim = (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
