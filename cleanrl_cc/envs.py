@@ -269,8 +269,13 @@ class UnitActions(gym.ActionWrapper):
         low, high = box.low.astype(np.float64).ravel(), box.high.astype(np.float64).ravel()
         unbounded = ~np.isfinite(low) | ~np.isfinite(high)
         if unbounded.any():
-            warnings.warn(f"Action dimensions {np.flatnonzero(unbounded).tolist()} have no finite bounds: using [-1, 1].", stacklevel=2)
-            low, high = np.where(unbounded, -1.0, low), np.where(unbounded, 1.0, high)
+            names = np.flatnonzero(unbounded).tolist()
+            warnings.warn(f"Action dimensions {names} have no finite bounds: using [-1, 1], or 2 units from the finite one.", stacklevel=2)
+            finite_low, finite_high = np.isfinite(low), np.isfinite(high)
+            low, high = (  # an interval of length 2 at the bound that there is
+                np.where(finite_low, low, np.where(finite_high, high - 2, -1.0)),
+                np.where(finite_high, high, np.where(finite_low, low + 2, 1.0)),
+            )
         self.center, self.half_range = (high + low) / 2, (high - low) / 2
         self.action_space = Box(-1.0, 1.0, low.shape, np.float32)
 

@@ -93,10 +93,11 @@ def load_agent(checkpoint: dict, env, device: str):
         script = importlib.import_module(f"cleanrl_cc.{checkpoint['algorithm']}")
         args = script.Args(**checkpoint["args"])
         trained_on, args.device, args.compile = args.device, device, False
-        torch_device = start_torch(args)
+        pixels = env.observation_space.dtype == np.uint8
+        torch_device = start_torch(args, pixels)
         if trained_on.split(":")[0] != torch_device.type:
             args.precision = "auto"  # what is fast there may be slow here
-            start_torch(args)
+            start_torch(args, pixels)
         agent = script.Agent(args, env.observation_space, env.action_space, torch_device)
         agent.load_state_dict(checkpoint["agent"])
     except (ImportError, TypeError, RuntimeError, AttributeError) as error:

@@ -15,8 +15,9 @@ import torch
 from cleanrl_cc.envs import InputError, require
 
 
-def start_torch(args) -> torch.device:
-    """Seeds every generator, sets threads and matmul precision, and resolves "auto" in `args.device` and `args.precision`."""
+def start_torch(args, pixels: bool) -> torch.device:
+    """Seeds every generator, sets threads and matmul precision, and resolves "auto" in `args.device` and, for `pixels` or not,
+    `args.precision`."""
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
@@ -27,7 +28,7 @@ def start_torch(args) -> torch.device:
         torch.set_num_threads(args.num_threads)
     bf16_is_native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     if args.precision == "auto":
-        args.precision = "bf16" if bf16_is_native and args.obs != "state" else "fp32"
+        args.precision = "bf16" if bf16_is_native and pixels else "fp32"
     if args.precision == "bf16" and not bf16_is_native:
         print("Warning: this processor has no bf16 instructions; --precision fp32 will be several times faster.", file=sys.stderr)
     torch.set_float32_matmul_precision("medium")

@@ -440,8 +440,8 @@ def train(args: Args) -> float:
     counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "feature_dim")
     positive, zero = ("learning_rate", "initial_alpha", "reward_scale"), ("learning_starts", "updates_per_step", "shift_pad")
     check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
-    device = start_torch(args)
     envs = make_vector_env(args, continuous=True)
+    device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed

@@ -211,6 +211,16 @@ def test_missing_bounds_are_replaced_with_one_warning(bound):
     assert env.unwrapped.action.tolist() == [2, 1, 2]
 
 
+def test_a_half_bounded_action_keeps_its_bound():
+    space = Box(0, 2, (2,))
+    space.high[0] = np.inf
+    with pytest.warns(UserWarning, match="no finite bounds"):
+        env = make_stub(action_space=space)
+    env.reset()
+    env.step(-np.ones(2, np.float32))
+    assert env.unwrapped.action.tolist() == [0, 0]
+
+
 def test_an_environment_without_arguments_or_rendering_can_be_made():
     gym.register("Plain-v0", Plain)
     assert play(make_env("Plain-v0"), seed=1, num_steps=2)[1] == [0, 0]
