@@ -258,14 +258,17 @@ class Run:
         raise InputError(f"{folder} and many like it exist: choose another --runs-dir.")
 
     def _write_description(self):
+        path, earlier = self.folder / "args.json", []
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            earlier = json.loads(path.read_text())["commands"]
         description = {
             "algorithm": self.algorithm,
             "args": asdict(self.args),
-            "command": " ".join(["python", *sys.argv]),
+            "commands": [*earlier, " ".join(["python", *sys.argv])],
             "machine": describe_machine(torch.device(self.args.device)),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "gymnasium": gym.__version__},
         }
-        with atomic_file(self.folder / "args.json") as file:
+        with atomic_file(path) as file:
             file.write((json.dumps(description, indent=2) + "\n").encode())
 
     def _start_tracker(self, tracker_id: str | None):

@@ -64,7 +64,7 @@ def test_args_json_repeats_the_run(finished):
     folder, _ = finished
     description = json.loads((folder / "args.json").read_text())
     assert description["args"] == checkpoint(folder)["args"]
-    assert {"command", "machine", "versions"} <= description.keys()
+    assert {"commands", "machine", "versions"} <= description.keys()
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])
