@@ -99,7 +99,7 @@ def make_env(
                 raise InputError(f"{env_id} cannot be shown in a window while its pixels are the observation.")
             env.close()
             env = gym.make(spec, disable_env_checker=True, **kwargs | {"render_mode": "rgb_array"})
-    except (gym.error.DependencyNotInstalled, gym.error.ResetNeeded, ImportError) as error:
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise InputError(f"{env_id} cannot be made: {error}") from error
     if obs == "state" and emits_images:
         raise InputError(f"{env_id} emits images and has no state observation: use --obs pixels or --obs auto.")
