@@ -105,6 +105,8 @@ class Args:
     """share of the online critic that the target takes over at each update"""
     learning_rate: float = 3e-4
     """Adam's, for actor, critic and temperature"""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """linear: the learning rate falls to 0 at the last step"""
     hidden_dim: int = 256
     """width of the two hidden layers of actor and critic"""
     initial_alpha: float = 1.0
@@ -250,8 +252,8 @@ class Encoder(nn.Module):
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
         first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
         third = nn.Conv2d(2 * channels, 2 * channels, 3)
-        self.convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
-        self.convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
+        convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
+        self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -419,12 +421,8 @@ class Agent(nn.Module):
         self.alpha_optimizer.zero_grad()
         alpha_loss.backward()
         self.alpha_optimizer.step()
-        return {
-            "losses/actor_loss": actor_loss.detach(),
-            "losses/alpha_loss": alpha_loss.detach(),
-            "losses/alpha": alpha,
-            "losses/entropy": -log_probs.mean(),
-        }
+        losses = {"losses/actor_loss": actor_loss.detach(), "losses/alpha_loss": alpha_loss.detach()}
+        return losses | {"losses/alpha": alpha, "losses/entropy": -log_probs.mean()}
 
     @torch.no_grad()
     def update_targets(self):
@@ -450,8 +448,7 @@ def train(args: Args) -> float:
         counters, obs, autoreset = run.restore(agent, envs, rng, buffer)
         global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
     else:
-        global_step, autoreset = 0, np.zeros(args.num_envs, bool)
-        obs, _ = envs.reset()
+        global_step, autoreset, (obs, _) = 0, np.zeros(args.num_envs, bool), envs.reset()
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -471,6 +468,9 @@ def train(args: Args) -> float:
         obs, autoreset = next_obs, terminations | truncations
 
         # 4. update
+        remaining = 1 - previous_step / args.total_timesteps if args.learning_rate_schedule == "linear" else 1.0
+        for optimizer in agent.optimizers.values():
+            optimizer.param_groups[0]["lr"] = args.learning_rate * remaining
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
         while agent.num_updates < updates_due and buffer.size > args.n_step:
             metrics = agent.update(buffer.sample(args.batch_size, rng))

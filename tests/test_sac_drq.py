@@ -57,6 +57,13 @@ def test_args_made_in_python_are_enough(tmp_path):
     assert math.isfinite(sac_drq.train(args))
 
 
+@pytest.mark.parametrize("schedule, last", [("constant", 1.0), ("linear", 0.01)])
+def test_the_learning_rate_follows_its_schedule(schedule, last, tmp_path):
+    train("sac_drq", tmp_path / "run", total_timesteps=100, learning_rate=0.5e-3, learning_rate_schedule=schedule)
+    for name, optimizer in checkpoint(tmp_path / "run")["optimizers"].items():
+        assert optimizer["param_groups"][0]["lr"] == pytest.approx(last * 0.5e-3), name  # of the update after the 99th step
+
+
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_bf16_trains_close_to_fp32(problem, tmp_path):
     changes = PROBLEMS[problem] | {"total_timesteps": 60, "updates_per_step": 0.2}
