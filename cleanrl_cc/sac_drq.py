@@ -121,8 +121,10 @@ class Args:
     """channels of the first convolution; the other two have twice as many"""
     feature_dim: int = 50
     """width of the normalised features that actor and critic read the encoding through"""
+    random_shift: bool = True
+    """shift images at random; --no-random-shift: a plain convolutional network"""
     shift_pad: int = 4
-    """random shift of images by up to so many pixels; 0: none"""
+    """largest shift in pixels"""
 
 
 # The defaults above are Haarnoja et al. 2018b, table 1; these three DrQ-v2, table 2; CarRacing's other numbers come from our own runs.
@@ -237,8 +239,7 @@ class ReplayBuffer:
         """Inverse of `arrays`."""
         self.num_added = int(arrays.pop("num_added"))
         for name, values in arrays.items():
-            column = getattr(self, name)
-            column[: self.size] = torch.from_numpy(values) if torch.is_tensor(column) else values
+            torch.as_tensor(getattr(self, name))[: self.size] = torch.from_numpy(values)
 
 
 # --- networks ---
@@ -307,10 +308,9 @@ class TwinCritic(nn.Module):
         self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
         self.layers = mlp((feature_dim or in_dim) + action_dim, hidden_dim, 1, linear=TwinLinear)
 
-    def forward(self, encoding: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, encoding: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
         x = torch.cat([self.trunk(encoding), actions], dim=1)
-        q1, q2 = self.layers(x.expand(2, *x.shape)).float().squeeze(2)
-        return q1, q2
+        return self.layers(x.expand(2, *x.shape)).float().squeeze(2).unbind()
 
 
 # --- agent ---
@@ -379,7 +379,7 @@ class Agent(nn.Module):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of critic, actor, temperature and target."""
-        if self.pixels and self.args.shift_pad:
+        if self.pixels and self.args.random_shift:
             batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
         encoding, metrics = self.update_critic(batch)
         metrics |= self.update_actor(encoding)
@@ -435,8 +435,8 @@ class Agent(nn.Module):
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "feature_dim")
-    positive, zero = ("learning_rate", "initial_alpha", "reward_scale"), ("learning_starts", "updates_per_step", "shift_pad")
+    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "feature_dim", "shift_pad")
+    zero, positive = ("learning_starts", "updates_per_step"), ("learning_rate", "initial_alpha", "reward_scale")
     check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
     envs = make_vector_env(args, continuous=True)
     device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
@@ -473,7 +473,7 @@ def train(args: Args) -> float:
             optimizer.param_groups[0]["lr"] = args.learning_rate * remaining
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
         while agent.num_updates < updates_due and buffer.size > args.n_step:
-            metrics = agent.update(buffer.sample(args.batch_size, rng))
+            metrics |= agent.update(buffer.sample(args.batch_size, rng))
 
         # 5. log
         run.log_episodes(global_step, infos)

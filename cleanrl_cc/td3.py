@@ -1,0 +1,492 @@
+"""Twin Delayed Deep Deterministic policy gradient (TD3), from vectors and from pixels.
+
+    python cleanrl_cc/td3.py --env-id HalfCheetah-v5
+
+Papers: TD3, Fujimoto et al. 2018, arXiv:1802.09477; from pixels DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
+
+Three ideas beyond ddpg.py, against values that are overestimated: the target is the minimum of two critics; noise on the target's
+action smooths the value around it; the actor and all targets move only at every second update of the critics.
+
+Differs from the paper:
+- Networks, batch and learning rate are those of the authors' later code: two layers of 256, 256 transitions, 3e-4.
+- On pixels: random shift, one encoder that learns from the critics alone and has no target, n-step returns, falling exploration noise
+  and no delay, as in DrQ-v2.
+"""
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+from cleanrl_cc.envs import make_vector_env, require
+from cleanrl_cc.machine import place_buffer, start_torch
+from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
+
+# --- arguments ---
+
+
+@dataclass
+class Args:
+    # Run
+    env_id: str = "CarRacing-v3"
+    """any Gymnasium id: Box2D, MuJoCo, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
+    seed: int = 1
+    """seeds Python, NumPy, torch and every training environment"""
+    total_timesteps: int = 1_000_000
+    """environment transitions the agent chooses an action for, summed over parallel environments"""
+    num_envs: int = 1
+    """parallel environments, each in its own process when more than one"""
+    obs: Literal["auto", "pixels", "state"] = "auto"
+    """what the agent sees; auto: pixels where the environment emits images, else state"""
+    action_set: Literal["auto", "native", "five"] = "auto"
+    """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own; five: CarRacing's five discrete actions"""
+    action_repeat: int = 1
+    """environment steps per agent step; rewards are summed, only the last frame is rendered"""
+    frame_stack: int = 4
+    """newest frames in a pixel observation"""
+    image_size: int = 84
+    """height and width of pixel observations"""
+    grayscale: bool = True
+    """one channel per frame instead of three"""
+    patience: int = 0
+    """truncate a training episode after so many agent steps without a positive reward; 0: never. Evaluations ignore it"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1"""
+    num_threads: int | None = None
+    """torch threads; None: torch decides"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocasts the networks; auto: bf16 for pixels on processors that have it, else fp32"""
+    compile: bool = False
+    """torch.compile the updates (pays on a GPU; needs a C++ compiler)"""
+    runs_dir: str = "runs"
+    """where the run folder goes"""
+    run_name: str | None = None
+    """name of the run folder; None: environment, script, seed and time"""
+    resume: str | None = None
+    """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow"""
+    checkpoint_frequency: int = 25_000
+    """global steps between checkpoints; 0: only at the end and when stopped"""
+    eval_frequency: int = 10_000
+    """global steps between evaluations; 0: only at the end"""
+    eval_episodes: int = 10
+    """deterministic episodes per evaluation"""
+    capture_video: bool = False
+    """film the first episode of each evaluation"""
+    track: bool = False
+    """log to Weights & Biases beside TensorBoard"""
+    wandb_project: str = "cleanrl_cc"
+    """Weights & Biases project"""
+    wandb_entity: str | None = None
+    """Weights & Biases team or user"""
+
+    # Replay
+    buffer_size: int = 1_000_000
+    """transitions kept"""
+    batch_size: int = 256
+    """transitions per update"""
+    learning_starts: int = 5_000
+    """first actions, uniform in [-1, 1]; updates begin after them"""
+    updates_per_step: float = 1.0
+    """updates per transition, whatever num_envs"""
+    n_step: int = 1
+    """rewards summed before bootstrapping"""
+
+    # TD3
+    gamma: float = 0.99
+    """discount per agent step"""
+    tau: float = 0.005
+    """share of the online networks that the targets take over at each of their updates"""
+    learning_rate: float = 3e-4
+    """Adam's, for actor and critic"""
+    hidden_dim: int = 256
+    """width of the two hidden layers of actor and critic"""
+    policy_frequency: int = 2
+    """updates of the critic per update of actor and targets"""
+    policy_noise: float = 0.2
+    """standard deviation of the noise on the target's action"""
+    noise_clip: float = 0.5
+    """bound of that noise"""
+    reward_scale: float = 1.0
+    """factor on rewards before they are learned from"""
+
+    # Exploration
+    exploration_noise: float = 0.1
+    """standard deviation of the noise on actions at the first step"""
+    final_exploration_noise: float = 0.1
+    """and from `exploration_steps` on; linear in between"""
+    exploration_steps: int = 100_000
+    """global steps until the noise is down to its final value"""
+
+    # Pixels
+    encoder_channels: int = 32
+    """channels of the first convolution; the other two have twice as many"""
+    feature_dim: int = 50
+    """width of the normalised features that actor and critic read the encoding through"""
+    random_shift: bool = True
+    """shift images at random; --no-random-shift: a plain convolutional network"""
+    shift_pad: int = 4
+    """largest shift in pixels"""
+
+
+# The defaults above are those of the authors' code, github.com/sfujim/TD3; CarRacing's other numbers come from our own runs.
+MUJOCO = {"learning_starts": 25_000}  # the authors' code
+DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5, "policy_frequency": 1, "noise_clip": 0.3}  # DrQ-v2, table 2
+PRESETS = {
+    **{f"{name}-v[45]": MUJOCO for name in ("HalfCheetah", "Walker2d", "Hopper", "Ant")},
+    "Humanoid-v[45]": MUJOCO | {"total_timesteps": 5_000_000},
+    # Learning rate from Stable-Baselines3 zoo, td3.yml, LunarLanderContinuous-v2; tau and n_step from our own runs
+    "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 1e-3, "tau": 0.01, "n_step": 3},
+    "CarRacing-v3": DRQ_V2
+    | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000, "encoder_channels": 16}
+    | {"buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000, "reward_scale": 0.05}
+    | {"exploration_noise": 0.5, "exploration_steps": 50_000},
+    # Images, action repeat, learning rate and exploration from DrQ-v2, table 2
+    "dm_control/*": DRQ_V2
+    | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False, "learning_rate": 1e-4}
+    | {"buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000, "exploration_noise": 1.0, "exploration_steps": 250_000},
+}
+
+
+# --- replay buffer ---
+
+
+class Batch(NamedTuple):
+    """B transitions; `rewards` sums up to n of them, and the return beyond is worth `gammas` times that of `next_obs`."""
+
+    obs: Tensor  # (B, *obs_shape), float32 or uint8
+    actions: Tensor  # (B, A)
+    rewards: Tensor  # (B,)
+    next_obs: Tensor  # (B, *obs_shape)
+    terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
+    gammas: Tensor  # (B,) gamma ** number of rewards summed
+
+
+class ReplayBuffer:
+    """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
+
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
+    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
+    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+    """
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
+        self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
+        self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
+        self.num_rows, shortest = args.buffer_size // args.num_envs, args.num_envs * (self.stack + self.n_step + 1)
+        require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
+        self.obs_shape, frame_shape = obs_space.shape, (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
+        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_space.shape[0] + 8
+        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
+        self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
+        self.actions = torch.empty((*shape, *action_space.shape), device=storage)
+        self.rewards = np.empty(shape, np.float32)
+        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
+        self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
+        self.num_added = 0  # rows, ever
+
+    @property
+    def size(self) -> int:
+        """Rows filled."""
+        return min(self.num_added, self.num_rows)
+
+    def add(self, obs, actions, rewards, terminations, truncations, final):
+        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,); `final` where the action was ignored."""
+        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
+        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
+        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
+        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
+        self.actions[row] = torch.as_tensor(actions)
+        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.final[row] = final
+        self.num_added += 1
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+        """Uniform over the rows that can start a window: not final, whole stack behind, n rows ahead of it written."""
+        oldest = self.num_added - self.size
+        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step  # [first, last)
+        rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
+        while (redraw := self.final[rows % self.num_rows, envs]).any():
+            rows[redraw], envs[redraw] = rng.integers(first, last, redraw.sum()), rng.integers(0, self.num_envs, redraw.sum())
+
+        # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
+        window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
+        terminations, rewards = self.terminations[window], self.rewards[window]
+        ends = terminations | self.truncations[window]
+        alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
+        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
+        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
+        return Batch(
+            self._stacks(rows, envs),
+            self._gather(self.actions, rows, envs),
+            to_tensor((discounts * rewards * alive).sum(axis=1)),
+            self._stacks(rows + steps, envs),
+            to_tensor((terminations & alive).any(axis=1)),
+            to_tensor(self.gamma**steps),
+        )
+
+    def _stacks(self, rows, envs) -> Tensor:
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
+        return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
+
+    def _gather(self, column: Tensor, rows, envs) -> Tensor:
+        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
+        return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+
+    def arrays(self) -> dict:
+        """The filled part, for a checkpoint."""
+        columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
+        return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
+
+    def load_arrays(self, arrays: dict):
+        """Inverse of `arrays`."""
+        self.num_added = int(arrays.pop("num_added"))
+        for name, values in arrays.items():
+            torch.as_tensor(getattr(self, name))[: self.size] = torch.from_numpy(values)
+
+
+# --- networks ---
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) uint8 to (B, out_dim): the convolutions of Mnih et al. 2015."""
+
+    def __init__(self, obs_shape: tuple[int, int, int], channels: int):
+        super().__init__()
+        require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
+        first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
+        third = nn.Conv2d(2 * channels, 2 * channels, 3)
+        convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
+        self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
+        self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
+
+    def forward(self, obs: Tensor) -> Tensor:
+        images = obs.contiguous(memory_format=torch.channels_last)  # while a value is one byte
+        return self.convolutions(images.float().div_(255).sub_(0.5))
+
+
+def trunk(in_dim: int, feature_dim: int) -> nn.Module:
+    """What an actor or critic reads an encoding through: (B, in_dim) to (B, feature_dim)."""
+    return nn.Sequential(nn.Linear(in_dim, feature_dim), nn.LayerNorm(feature_dim), nn.Tanh())
+
+
+class TwinLinear(nn.Module):
+    """Two linear layers side by side, in one call: both critics cost little more than one. (2, B, in_dim) to (2, B, out_dim), or the
+    first layer alone: (1, B, in_dim) to (1, B, out_dim)."""
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__()
+        bound = 1 / math.sqrt(in_dim)  # nn.Linear's
+        self.weight = nn.Parameter(torch.empty(2, in_dim, out_dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(2, 1, out_dim).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight[: len(x)], self.bias[: len(x)]
+        if weight.shape[2] == 1:  # batched matrix times vector is slow on a CPU: 6 % of an update
+            return (x * weight.mT).sum(dim=2, keepdim=True) + bias
+        return torch.baddbmm(bias, x, weight)
+
+
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear) -> nn.Sequential:
+    relu = nn.ReLU(inplace=True)  # 2 % of an update
+    return nn.Sequential(linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu, linear(hidden_dim, out_dim))
+
+
+class Actor(nn.Module):
+    """A deterministic policy: (B, in_dim) to actions (B, A) in [-1, 1]."""
+
+    def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
+        super().__init__()
+        self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
+        self.layers = mlp(feature_dim or in_dim, hidden_dim, action_dim)
+
+    def forward(self, encoding: Tensor) -> Tensor:
+        return torch.tanh(self.layers(self.trunk(encoding)).float())
+
+
+class TwinCritic(nn.Module):
+    """Two Q-functions: encoding (B, in_dim) and actions (B, A) to [q1, q2], or only [q1] if `num` is 1; (B,) each."""
+
+    def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
+        super().__init__()
+        self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
+        self.layers = mlp((feature_dim or in_dim) + action_dim, hidden_dim, 1, linear=TwinLinear)
+
+    def forward(self, encoding: Tensor, actions: Tensor, num: int = 2) -> tuple[Tensor, ...]:
+        x = torch.cat([self.trunk(encoding), actions], dim=1)
+        return self.layers(x.expand(num, *x.shape)).float().squeeze(2).unbind()
+
+
+# --- agent ---
+
+
+class Agent(nn.Module):
+    """TD3: its networks, its optimizers, and how they act and learn."""
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
+        super().__init__()
+        self.args, self.device, self.pixels = args, device, obs_space.dtype == np.uint8
+        action_dim = action_space.shape[0]
+        self.encoder = Encoder(obs_space.shape, args.encoder_channels) if self.pixels else nn.Identity()
+        in_dim, feature_dim = (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
+        self.actor = Actor(in_dim, action_dim, args.hidden_dim, feature_dim)
+        self.critic = TwinCritic(in_dim, action_dim, args.hidden_dim, feature_dim)
+        self.actor_target, self.critic_target = (deepcopy(network).requires_grad_(False) for network in (self.actor, self.critic))
+        self.to(device)
+        adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
+        self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
+        self.actor_optimizer = adam(self.actor.parameters())
+        self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
+        self.exploration_noise = args.exploration_noise
+        self.num_updates = 0
+        if args.compile:
+            self.update_critic, self.update_actor = torch.compile(self.update_critic), torch.compile(self.update_actor)
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): the policy's own, or with noise of its own for each environment."""
+        with self.autocast():
+            actions = self.actor(self.encoder(torch.as_tensor(obs, device=self.device)))
+        if not deterministic:
+            actions = (actions + self.exploration_noise * torch.randn_like(actions)).clamp(-1, 1)
+        return actions.cpu().numpy()
+
+    @torch.no_grad()
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        """min(Q1, Q2) of the policy's action, (N,), in units of the environment's reward."""
+        with self.autocast():
+            encoding = self.encoder(torch.as_tensor(obs, device=self.device))
+            q1, q2 = self.critic(encoding, self.actor(encoding))
+        return (torch.min(q1, q2) / self.args.reward_scale).cpu().numpy()
+
+    def random_shift(self, images: Tensor) -> Tensor:
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its border repeated (DrQ, section 3.1)."""
+        (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
+        shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
+        ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
+        xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        return images.flatten(2).gather(2, flat).view_as(images)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the critic, and at every `policy_frequency`-th one of actor and targets."""
+        if self.pixels and self.args.random_shift:
+            batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
+        encoding, metrics = self.update_critic(batch)
+        self.num_updates += 1
+        if self.num_updates % self.args.policy_frequency == 0:
+            metrics |= self.update_actor(encoding)
+            self.update_targets()
+        return metrics
+
+    def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the encoding of `obs` (B, in_dim), which the actor reads without a gradient, and metrics."""
+        # y = R + γᵐ (1 - d) min Q̄(s', ã),  ã = clip(π̄(s') + clip(ε, -c, c), -1, 1),  ε ~ N(0, σ)  (Fujimoto et al. 2018, algorithm 1)
+        with torch.no_grad(), self.autocast():
+            next_encoding = self.encoder(batch.next_obs)
+            next_actions = self.actor_target(next_encoding)
+            noise = (self.args.policy_noise * torch.randn_like(next_actions)).clamp(-self.args.noise_clip, self.args.noise_clip)
+            next_q = torch.min(*self.critic_target(next_encoding, (next_actions + noise).clamp(-1, 1)))
+            target_q = self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+        with self.autocast():
+            encoding = self.encoder(batch.obs)
+            q1, q2 = self.critic(encoding, batch.actions)
+        qf_loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
+        self.q_optimizer.zero_grad()
+        qf_loss.backward()
+        self.q_optimizer.step()
+        return encoding.detach(), {"losses/qf_loss": qf_loss.detach(), "losses/q1": q1.detach().mean()}
+
+    def update_actor(self, encoding: Tensor) -> dict[str, Tensor]:
+        # J(π) = E[-Q1(s, π(s))]
+        with self.autocast():
+            (q1,) = self.critic(encoding, self.actor(encoding), num=1)
+        actor_loss = -q1.mean()
+        self.actor_optimizer.zero_grad()
+        actor_loss.backward(inputs=list(self.actor.parameters()))  # the critic gets no gradient
+        self.actor_optimizer.step()
+        return {"losses/actor_loss": actor_loss.detach()}
+
+    @torch.no_grad()
+    def update_targets(self):
+        # θ̄ ← τ θ + (1 - τ) θ̄
+        for target, online in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
+            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), self.args.tau)
+
+
+# --- training ---
+
+
+def train(args: Args) -> float:
+    """Trains, and returns the mean return of the last evaluation."""
+    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "policy_frequency", "encoder_channels", "feature_dim", "shift_pad")
+    noises = ("policy_noise", "noise_clip", "exploration_noise", "final_exploration_noise")
+    zero, positive = ("learning_starts", "updates_per_step", *noises), ("learning_rate", "reward_scale", "exploration_steps")
+    check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
+    envs = make_vector_env(args, continuous=True)
+    device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
+    agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
+    buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
+    rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
+    run, metrics = Run(args), {}
+    if run.checkpoint:
+        counters, obs, autoreset = run.restore(agent, envs, rng, buffer)
+        global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
+    else:
+        global_step, autoreset, (obs, _) = 0, np.zeros(args.num_envs, bool), envs.reset()
+
+    while global_step < args.total_timesteps:
+        previous_step = global_step
+
+        # 1. act
+        progress = min(1.0, global_step / args.exploration_steps)
+        agent.exploration_noise = (1 - progress) * args.exploration_noise + progress * args.final_exploration_noise
+        if global_step < args.learning_starts:
+            actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
+        else:
+            actions = agent.act(obs)
+
+        # 2. step
+        next_obs, rewards, terminations, truncations, infos = envs.step(actions)
+        global_step += int(np.sum(~autoreset))
+
+        # 3. store
+        buffer.add(obs, actions, rewards, terminations, truncations, final=autoreset)
+        obs, autoreset = next_obs, terminations | truncations
+
+        # 4. update
+        updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
+        while agent.num_updates < updates_due and buffer.size > args.n_step:
+            metrics |= agent.update(buffer.sample(args.batch_size, rng))
+
+        # 5. log
+        run.log_episodes(global_step, infos)
+        run.show_progress(global_step)
+        if crossed(global_step, previous_step, LOG_FREQUENCY):
+            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates})
+
+        # 6. evaluate and checkpoint
+        if crossed(global_step, previous_step, args.eval_frequency):
+            run.evaluate(agent, global_step)
+        if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
+            run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+        run.exit_if_stopped()
+
+    mean_return = run.evaluate(agent, global_step)
+    run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+    envs.close()
+    run.close()
+    print(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")
+    return mean_return
+
+
+if __name__ == "__main__":
+    train(parse_args(Args, PRESETS))
