@@ -19,7 +19,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 from cleanrl_cc.checkpoints import load_checkpoint, load_replay
 from cleanrl_cc.runs import read_csv
 
-SCRIPTS = ["sac_drq"]  # a new script is tested by adding its name
+SCRIPTS = ["sac_drq", "td3", "ddpg"]  # a new script is tested by adding its name
 ROOT = Path(__file__).parents[1]
 
 # A run of seconds. Each script takes the fields that it has. Pendulum-v1 truncates each episode after 200 steps, never earlier.

@@ -56,7 +56,11 @@ class BrightColumn(gym.Env):
 gym.register("PointMass-v0", PointMass)
 gym.register("BrightColumn-v0", BrightColumn)
 
-SAC = {"initial_alpha": 0.1, "learning_rate": 1e-3, "hidden_dim": 64, "batch_size": 64, "tau": 0.02, "buffer_size": 10_000}
+OFF_POLICY = {"learning_rate": 1e-3, "hidden_dim": 64, "batch_size": 64, "tau": 0.02, "buffer_size": 10_000}
+SAC = OFF_POLICY | {"initial_alpha": 0.1}
+NOISE = OFF_POLICY | {"exploration_noise": 0.5, "exploration_steps": 1000}
+POINT = {"total_timesteps": 1500, "learning_starts": 400, "gamma": 0.9}
+PICTURE = {"total_timesteps": 900, "learning_starts": 200, "frame_stack": 1, "shift_pad": 1, "encoder_channels": 8}
 
 
 def train(script: str, folder, **fields) -> float:
@@ -65,14 +69,22 @@ def train(script: str, folder, **fields) -> float:
     return module.train(module.Args(**run | fields))
 
 
-@pytest.mark.parametrize("script, fields", [("sac_drq", SAC | {"total_timesteps": 1500, "learning_starts": 400, "gamma": 0.9})])
+@pytest.mark.parametrize(
+    "script, fields",
+    [
+        ("sac_drq", SAC | POINT),
+        ("td3", NOISE | POINT),
+        ("ddpg", NOISE | POINT),
+        ("ddpg", NOISE | POINT | {"batch_norm": True, "exploration_noise_type": "ou"}),
+    ],
+)
 def test_a_point_is_brought_to_its_target(script, fields, tmp_path):
     assert train(script, tmp_path, env_id="PointMass-v0", **fields) > -0.1  # standing still: -0.67
 
 
 @pytest.mark.parametrize(
     "script, fields",
-    [("sac_drq", SAC | {"total_timesteps": 900, "learning_starts": 200, "frame_stack": 1, "shift_pad": 1, "encoder_channels": 8})],
+    [("sac_drq", SAC | PICTURE), ("td3", NOISE | PICTURE), ("ddpg", NOISE | PICTURE | {"random_shift": False})],
 )
 def test_a_picture_tells_the_action(script, fields, tmp_path):
     assert train(script, tmp_path, env_id="BrightColumn-v0", image_size=36, **fields) > -0.1  # without looking: -0.5

@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from cleanrl_cc import sac_drq
+from cleanrl_cc import ddpg, sac_drq, td3
 
 OBS_DIM, ACTION_DIM, BATCH_SIZE, GAMMA, TAU, LEARNING_RATE = 7, 3, 64, 0.97, 0.02, 1e-3
 
@@ -45,38 +45,53 @@ def to_sb3(batch) -> ReplayBufferSamples:
     return ReplayBufferSamples(batch.obs, batch.actions, batch.next_obs, terminations, rewards, discounts)
 
 
-def linear_layers(name: str, *layers: torch.nn.Linear) -> dict:
-    """Weights under the names of our `mlp`: linear layers take every other place."""
-    parameters = [(2 * i, key, value) for i, layer in enumerate(layers) for key, value in layer.state_dict().items()]
+def linear_layers(name: str, layers: list[torch.nn.Module], places=(0, 2, 4)) -> dict:
+    """Weights under the names of our `mlp`, whose linear layers are at `places`."""
+    linear = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
+    parameters = [(place, key, value) for place, layer in zip(places, linear, strict=True) for key, value in layer.state_dict().items()]
     return {f"{name}.layers.{place}.{key}": value.clone() for place, key, value in parameters}
 
 
 def twin_layers(name: str, critic) -> dict:
     """Stable-Baselines3's two critics under the names and in the shapes of our `TwinCritic`."""
-    q1, q2 = (linear_layers(name, *(layer for layer in q if isinstance(layer, torch.nn.Linear))) for q in critic.q_networks)
+    q1, q2 = (linear_layers(name, q) for q in critic.q_networks)
     # Ours multiply from the other side, (2, in, out), and their biases have a row for the batch, (2, 1, out).
     return {key: torch.stack([q[key].T if q[key].ndim == 2 else q[key][None] for q in (q1, q2)]) for key in q1}
 
 
 def sac_weights(model: sb3.SAC) -> dict:
-    hidden = [layer for layer in model.actor.latent_pi if isinstance(layer, torch.nn.Linear)]
     head = torch.nn.Linear(1, 1)  # one layer for what Stable-Baselines3 computes in two
     head.weight, head.bias = (
         torch.nn.Parameter(torch.cat([getattr(layer, key) for layer in (model.actor.mu, model.actor.log_std)]))
         for key in ("weight", "bias")
     )
     critics = twin_layers("critic", model.critic) | twin_layers("critic_target", model.critic_target)
-    return linear_layers("actor", *hidden, head) | critics | {"log_alpha": model.log_ent_coef.detach().clone().squeeze()}
+    return linear_layers("actor", [*model.actor.latent_pi, head]) | critics | {"log_alpha": model.log_ent_coef.detach().clone().squeeze()}
 
 
-def assert_equal_moves(agent, expected: dict, before: dict):
-    """Weights are equal to half a percent of what an update can move them, and every tensor has moved by much more."""
+def td3_weights(model: sb3.TD3) -> dict:
+    actors = linear_layers("actor", model.actor.mu) | linear_layers("actor_target", model.actor_target.mu)
+    return actors | twin_layers("critic", model.critic) | twin_layers("critic_target", model.critic_target)
+
+
+def ddpg_weights(model: sb3.DDPG) -> dict:
+    networks = {"actor": model.actor.mu, "actor_target": model.actor_target.mu}
+    networks |= {"critic": model.critic.q_networks[0], "critic_target": model.critic_target.q_networks[0]}
+    weights = {}
+    for name, network in networks.items():
+        weights |= linear_layers(name, network, places=(1, 4, 7))  # batch normalisation, if any, is at 0, 2 and 5
+    return weights | {"ou_noise": torch.zeros(1, ACTION_DIM)}
+
+
+def assert_equal_moves(agent, expected: dict, before: dict, still: tuple[str, ...] = ()):
+    """Weights are equal to half a percent of what an update can move them; every tensor has moved by much more, or not if it is `still`."""
     weights = agent.state_dict()
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
         step = LEARNING_RATE * (TAU if "target" in name else 1)
         torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=5e-3 * step, msg=lambda text, name=name: f"{name}: {text}")
-        assert (weights[name] - before[name]).abs().max() > 0.1 * step, f"{name} has not moved"
+        moved = (weights[name] - before[name]).abs().max()
+        assert moved == 0 if name.split(".")[0] in still else moved > 0.1 * step, f"{name} has moved by {moved}"
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
@@ -118,6 +133,38 @@ def test_sac_updates_equal_stable_baselines3(n_step, monkeypatch):
         if log_alpha:
             assert metrics["losses/alpha_loss"] / np.exp(log_alpha) == pytest.approx(expected["ent_coef_loss"] / log_alpha, rel=1e-4)
     assert next(draws, None) is next(sb3_draws, None) is None
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("script, peer, to_weights", [(td3, sb3.TD3, td3_weights), (ddpg, sb3.DDPG, ddpg_weights)], ids=["td3", "ddpg"])
+def test_deterministic_updates_equal_stable_baselines3(script, peer, to_weights, n_step, monkeypatch):
+    rates, net = {"gamma": GAMMA, "tau": TAU, "learning_rate": LEARNING_RATE}, {"net_arch": [256, 256]}
+    model = peer("MlpPolicy", Spaces(), policy_kwargs=net, batch_size=BATCH_SIZE, buffer_size=1, seed=1, device="cpu", **rates)
+    model.set_logger(configure(None, []))
+    args = script.Args(precision="fp32", hidden_dim=256, n_step=n_step, **rates)
+    agent = script.Agent(args, Spaces.observation_space, Spaces.action_space, torch.device("cpu"))
+    agent.load_state_dict(to_weights(model))
+    for optimizer in (model.actor.optimizer, model.critic.optimizer, *agent.optimizers.values()):
+        optimizer.param_groups[0]["eps"] = 1e-5  # Adam moves a weight by the learning rate even where its gradient is a rounding error
+
+    generator = torch.Generator().manual_seed(2)
+    for update in range(1, 5):
+        batch = make_batch(generator, GAMMA ** (torch.arange(BATCH_SIZE) % n_step + 1))
+        before = {name: value.clone() for name, value in agent.state_dict().items()}
+        noise = 2 * torch.randn(BATCH_SIZE, ACTION_DIM, generator=generator)  # some of it is clipped
+        monkeypatch.setattr(torch, "randn_like", lambda like, noise=noise: noise)
+        monkeypatch.setattr(torch.Tensor, "normal_", lambda like, mean, std, noise=noise: like.copy_(std * noise))
+        monkeypatch.setattr(model.replay_buffer, "sample", lambda batch_size, env, batch=batch: to_sb3(batch))
+        model.train(gradient_steps=1, batch_size=BATCH_SIZE)
+        metrics = {name: value.item() for name, value in agent.update(batch).items()}
+
+        delayed = script is td3 and update % 2
+        still = ("actor", "actor_target", "critic_target") if delayed else ()
+        assert_equal_moves(agent, to_weights(model), before, (*still, "ou_noise"))
+        assert metrics["losses/qf_loss"] == pytest.approx(model.logger.name_to_value["train/critic_loss"], rel=1e-5)
+        assert ("losses/actor_loss" in metrics) != bool(delayed)
+        if not delayed:
+            assert metrics["losses/actor_loss"] == pytest.approx(model.logger.name_to_value["train/actor_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 2.0])

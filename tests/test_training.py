@@ -1,0 +1,100 @@
+"""Each script trains for real, from vectors and from pixels, through `train` and through the command line."""
+
+import math
+
+import pytest
+import torch
+import torch._inductor.config
+from helpers import PIXELS, SCRIPTS, checkpoint, command_line, flags, having, load_script, parse, start, train
+
+from cleanrl_cc.checkpoints import load_replay
+from cleanrl_cc.runs import read_csv
+
+PROBLEMS = {"vector": {"total_timesteps": 1100}, "pixels": PIXELS}
+LOSSES = {
+    "sac_drq": {"qf_loss", "q1", "actor_loss", "alpha_loss", "alpha", "entropy"},
+    "td3": {"qf_loss", "q1", "actor_loss"},
+    "ddpg": {"qf_loss", "q", "actor_loss"},
+}
+
+
+def untrained(script, folder, **changes) -> dict:
+    """The weights before the first update."""
+    train(script, folder, **changes | {"total_timesteps": 10})
+    return checkpoint(folder)["agent"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_it_learns_from_what_it_did(script, problem, tmp_path):
+    changes = PROBLEMS[problem]
+    mean_return = train(script, tmp_path / "run", **changes)
+    state = checkpoint(tmp_path / "run")
+    assert state["counters"]["num_updates"] > 20
+    before = untrained(script, tmp_path / "untrained", **changes)
+    still = [name for name in before if torch.equal(before[name], state["agent"][name])]
+    assert still == (["ou_noise"] if script == "ddpg" else [])  # by default its noise has no memory
+    assert math.isfinite(mean_return) and mean_return == float(read_csv(tmp_path / "run" / "evaluations.csv")[-1]["return_mean"])
+    rows = load_replay(tmp_path / "run" / state["replay"])
+    assert len(rows["frames"]) >= min(state["global_step"], parse(script, flags(changes)).buffer_size)
+    assert rows["frames"].std() > 0 and abs(rows["actions"]).max() <= 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_its_losses_are_logged(script, tmp_path):
+    train(script, tmp_path / "run", total_timesteps=1000)
+    (row,) = read_csv(tmp_path / "run" / "progress.csv")
+    assert {name.removeprefix("losses/") for name in row if name.startswith("losses/")} == LOSSES[script]
+    assert all(math.isfinite(float(value)) for name, value in row.items() if name.startswith("losses/") or name == "charts/num_updates")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_the_command_line_does_the_same(script, problem, tmp_path):
+    changes = PROBLEMS[problem] | {"total_timesteps": 80}
+    process = start(script, command_line(script, tmp_path / "command", **changes))
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    train(script, tmp_path / "call", **changes)
+    a, b = (checkpoint(tmp_path / name)["agent"] for name in ("command", "call"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_args_made_in_python_are_enough(script, tmp_path):
+    args = load_script(script).Args(env_id="Pendulum-v1", total_timesteps=120, learning_starts=50, runs_dir=str(tmp_path), eval_episodes=1)
+    assert math.isfinite(load_script(script).train(args))
+
+
+@pytest.mark.parametrize("schedule, last", [("constant", 1.0), ("linear", 0.01)])
+@pytest.mark.parametrize("script", having("learning_rate_schedule"))
+def test_the_learning_rate_follows_its_schedule(script, schedule, last, tmp_path):
+    train(script, tmp_path / "run", total_timesteps=100, learning_rate=0.5e-3, learning_rate_schedule=schedule)
+    for name, optimizer in checkpoint(tmp_path / "run")["optimizers"].items():
+        assert optimizer["param_groups"][0]["lr"] == pytest.approx(last * 0.5e-3), name  # of the update after the 99th step
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_bf16_trains_close_to_fp32(script, problem, tmp_path):
+    changes = PROBLEMS[problem] | {"total_timesteps": 60, "updates_per_step": 0.2}
+    for precision in ("fp32", "bf16"):
+        train(script, tmp_path / precision, **changes, precision=precision)
+    fp32, bf16 = (checkpoint(tmp_path / precision)["agent"] for precision in ("fp32", "bf16"))
+    assert all(tensor.dtype == torch.float32 for tensor in bf16.values())
+    assert any(not torch.equal(fp32[name], bf16[name]) for name in fp32)
+    for name in fp32:  # Adam moves a weight by at most the learning rate per update, whatever the gradient's size
+        torch.testing.assert_close(bf16[name], fp32[name], atol=2 * 2 * 3e-4, rtol=0)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_compiled_updates_equal_eager_ones(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)  # the noise of eager code
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
+    for compiled in (False, True):
+        train(script, tmp_path / str(compiled), total_timesteps=80, compile=compiled)
+    eager, compiled = (checkpoint(tmp_path / name) for name in ("False", "True"))
+    assert compiled["counters"]["num_updates"] == 3
+    assert compiled["agent"].keys() == eager["agent"].keys()
+    for name, tensor in eager["agent"].items():
+        torch.testing.assert_close(compiled["agent"][name], tensor, atol=1e-5, rtol=1e-4)
