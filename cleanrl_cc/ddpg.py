@@ -425,6 +425,7 @@ def train(args: Args) -> float:
     noises = ("exploration_noise", "final_exploration_noise")
     zero, positive = ("learning_starts", "updates_per_step", *noises), ("learning_rate", "reward_scale", "exploration_steps")
     check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
+    require(args.batch_size >= 2 or not args.batch_norm, "batch_size", args.batch_size, "at least 2 for batch normalisation")
     envs = make_vector_env(args, continuous=True)
     device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)

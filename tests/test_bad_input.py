@@ -44,16 +44,25 @@ WRONG = {
     "initial temperature of 0": ({"initial_alpha": 0.0}, ["--initial-alpha"]),
     "reward scale of 0": ({"reward_scale": 0.0}, ["--reward-scale"]),
     "negative shift": ({"shift_pad": -1}, ["--shift-pad"]),
+    "update of the actor never": ({"policy_frequency": 0}, ["--policy-frequency", "at least 1"]),
+    "negative target noise": ({"policy_noise": -0.1}, ["--policy-noise"]),
+    "negative noise clip": ({"noise_clip": -0.1}, ["--noise-clip"]),
+    "negative exploration": ({"exploration_noise": -0.1}, ["--exploration-noise"]),
+    "negative exploration at the end": ({"final_exploration_noise": -0.1}, ["--final-exploration-noise"]),
+    "exploration over before it starts": ({"exploration_steps": 0}, ["--exploration-steps", "positive"]),
     "absent GPU": ({"device": "cuda:7"}, ["--device cuda:7", "cpu"]),
     "unknown device": ({"device": "nonsense"}, ["--device nonsense", "cpu"]),
     "device without data": ({"device": "meta"}, ["--device meta", "cpu"]),
     "image too small to convolve": ({"env_id": "CarRacing-v3", "image_size": 20}, ["--image-size", "20"]),
 }
+DISCRETE = {
+    "discrete actions": ({"env_id": "CartPole-v1"}, ["CartPole-v1", "discrete", "dqn_atari_style"]),
+    "five actions": ({"env_id": "CarRacing-v3", "action_set": "five"}, ["CarRacing-v3", "discrete", "dqn_atari_style"]),
+}
 WRONG_OF = {
-    "sac_drq": {
-        "discrete actions": ({"env_id": "CartPole-v1"}, ["CartPole-v1", "discrete", "dqn_atari_style"]),
-        "five actions": ({"env_id": "CarRacing-v3", "action_set": "five"}, ["CarRacing-v3", "discrete", "dqn_atari_style"]),
-    }
+    "sac_drq": DISCRETE,
+    "td3": DISCRETE,
+    "ddpg": DISCRETE | {"batch of one to normalise": ({"batch_norm": True, "batch_size": 1}, ["--batch-size", "at least 2"])},
 }
 CASES = [
     pytest.param(script, *case, id=f"{name}-{script}")

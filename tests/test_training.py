@@ -88,11 +88,10 @@ def test_bf16_trains_close_to_fp32(script, problem, tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_compiled_updates_equal_eager_ones(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)  # the noise of eager code
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
-    for compiled in (False, True):
-        train(script, tmp_path / str(compiled), total_timesteps=80, compile=compiled)
+def test_compiled_updates_equal_eager_ones(script, tmp_path):
+    with torch._inductor.config.patch(fallback_random=True, compile_threads=1):  # the noise of eager code
+        for compiled in (False, True):
+            train(script, tmp_path / str(compiled), total_timesteps=80, compile=compiled)
     eager, compiled = (checkpoint(tmp_path / name) for name in ("False", "True"))
     assert compiled["counters"]["num_updates"] == 3
     assert compiled["agent"].keys() == eager["agent"].keys()
