@@ -2,14 +2,15 @@
 
     pip install -e ".[peers]"
     python benchmark/speed.py                      # every task, one thread
-    python benchmark/speed.py --tasks state --threads 1 2 --rounds 3
+    python benchmark/speed.py --tasks td3 ddpg --threads 1 2 --rounds 3
 
-A figure is environment steps per second of a whole training loop that makes one update per step: environment, policy, buffer and
-update. Each measurement is a process of its own; the contenders take turns, round after round, so that a machine that slows down
-slows all of them; the table has the median round. Nothing else should run meanwhile. Peers that are not installed are left out.
+A figure is environment steps per second of a whole training loop: environment, policy, buffer and update; off-policy ones make one
+update per step. Each measurement is a process of its own; the contenders take turns, round after round, so that a machine that slows
+down slows all of them; the table has the median round. Nothing else should run meanwhile. Peers that are not installed are left out.
 """
 
 import csv
+import importlib
 import importlib.util
 import json
 import os
@@ -26,21 +27,29 @@ import tyro
 
 from cleanrl_cc.machine import describe_machine, find_device
 
+WARMUP = 300  # random steps before the updates of the off-policy algorithms begin
+MLP = {"script_env": "HalfCheetah-v5", "policy": "MlpPolicy", "steps": 2000, "contenders": ("cleanrl_cc", "sb3", "sbx")}
+# Their CnnPolicy sees one 96x96 RGB frame, ours four gray 84x84 frames through the same convolutions.
+CNN = {"script_env": "CarRacing-v3", "policy": "CnnPolicy", "steps": 40, "contenders": ("cleanrl_cc", "sb3")}
+REPLAY = {"buffer_size": 20_000, "learning_starts": WARMUP}
+EVERY_STEP = REPLAY | {"batch_size": 256, "updates_per_step": 1.0, "n_step": 1, "action_repeat": 1, "patience": 0}
+PEER_EVERY_STEP = REPLAY | {"batch_size": 256, "train_freq": 1, "gradient_steps": 1}
+ROLLOUT = {"num_envs": 8, "num_steps": 256, "num_epochs": 10, "num_minibatches": 32, "action_repeat": 1, "patience": 0}
+PEER_ROLLOUT = {"n_steps": 256, "n_epochs": 10, "batch_size": 64}
 TASKS = {
-    "state": {"title": "SAC, HalfCheetah-v5, batch 256, 256x256", "contenders": ("cleanrl_cc", "sb3", "sbx"), "steps": 2000},
-    # SB3's CnnPolicy sees one 96x96 RGB frame, ours four gray 84x84 frames through the same convolutions; "preset" halves their channels.
-    "pixels": {
-        "title": "SAC, CarRacing-v3, batch 256, one frame a step",
-        "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3"),
-        "steps": 40,
-    },
+    "sac": MLP | {"title": "SAC, HalfCheetah-v5, batch 256, 256x256", "script": "sac_drq", "ours": EVERY_STEP, "peer": "SAC"},
+    "td3": MLP | {"title": "TD3, HalfCheetah-v5, batch 256, 256x256", "script": "td3", "ours": EVERY_STEP, "peer": "TD3"},
+    "ddpg": MLP | {"title": "DDPG, HalfCheetah-v5, batch 256, 256x256", "script": "ddpg", "ours": EVERY_STEP, "peer": "DDPG"},
+    # "preset" has half the channels in its convolutions.
+    "sac-pixels": CNN
+    | {"title": "SAC, CarRacing-v3, batch 256, one frame a step", "script": "sac_drq", "peer": "SAC"}
+    | {"ours": EVERY_STEP | {"encoder_channels": 32}, "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3")},
 }
-WARMUP = 300  # random steps before the updates begin
 
 
 @dataclass
 class Options:
-    tasks: tuple[Literal["state", "pixels"], ...] = ("state", "pixels")
+    tasks: tuple[Literal[tuple(TASKS)], ...] = tuple(TASKS)
     """what to measure"""
     threads: tuple[int, ...] = (1,)
     """torch threads, one table each"""
@@ -56,57 +65,56 @@ class Options:
     """used by the program itself: measure this contender and print steps per second"""
 
 
-def measure_ours(task: str, contender: str, threads: int, options: Options) -> float:
-    from cleanrl_cc import runs, sac_drq
+def measure_ours(task: dict, contender: str, threads: int, options: Options) -> float:
+    from cleanrl_cc import runs
 
-    steps = TASKS[task]["steps"]
-    env_id = {"state": "HalfCheetah-v5", "pixels": "CarRacing-v3"}[task]
-    args = runs.preset_args(sac_drq.Args, sac_drq.PRESETS, env_id)
-    args.batch_size, args.updates_per_step, args.n_step, args.action_repeat, args.patience = 256, 1.0, 1, 1, 0
-    args.buffer_size, args.learning_starts, args.total_timesteps = 20_000, WARMUP, WARMUP + steps
-    args.num_threads, args.precision, args.device = threads, options.precision, options.device
-    if contender == "cleanrl_cc":
-        args.encoder_channels = 32
-    args.eval_frequency, args.checkpoint_frequency, args.eval_episodes = 0, 0, 1
-    times = {}
+    script = importlib.import_module(f"cleanrl_cc.{task['script']}")
+    args = runs.preset_args(script.Args, script.PRESETS, task["script_env"])
+    run = {"num_threads": threads, "precision": options.precision, "device": options.device}
+    run |= {"total_timesteps": WARMUP + task["steps"], "eval_frequency": 0, "checkpoint_frequency": 0, "eval_episodes": 1}
+    for name, value in (task["ours"] | run).items():
+        if not (name == "encoder_channels" and contender == "cleanrl_cc-preset"):
+            setattr(args, name, value)
+    clock = []
     original = runs.Run.show_progress
 
-    def show_progress(run, global_step):  # called once per step: the clock of the loop
-        times[global_step] = time.perf_counter()
+    def show_progress(run, global_step):  # called once per step
+        clock.append((global_step, time.perf_counter()))
         original(run, global_step)
 
     runs.Run.show_progress = show_progress
     runs.Run.evaluate = lambda *_: 0.0
     with tempfile.TemporaryDirectory() as folder:
         args.runs_dir = folder
-        sac_drq.train(args)
-    first = WARMUP + steps // 10  # the first updates choose their kernels
-    return (WARMUP + steps - first) / (times[WARMUP + steps] - times[first])
+        script.train(args)
+    return steps_per_second(clock, task)
 
 
-def measure_peer(task: str, contender: str, threads: int, options: Options) -> float:
+def measure_peer(task: dict, contender: str, threads: int, options: Options) -> float:
     import torch
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_vec_env
 
     torch.set_num_threads(threads)
-    if contender == "sbx":
-        from sbx import SAC
-    else:
-        from stable_baselines3 import SAC
-    steps = TASKS[task]["steps"]
-    policy, env_id = {"state": ("MlpPolicy", "HalfCheetah-v5"), "pixels": ("CnnPolicy", "CarRacing-v3")}[task]
-    times = {}
+    library = importlib.import_module({"sb3": "stable_baselines3", "sbx": "sbx"}[contender])
+    clock = []
 
     class Clock(BaseCallback):
         def _on_step(self) -> bool:
-            times[self.num_timesteps] = time.perf_counter()
+            clock.append((self.num_timesteps, time.perf_counter()))
             return True
 
     device = {} if contender == "sbx" else {"device": options.device}
-    model = SAC(policy, env_id, batch_size=256, buffer_size=20_000, learning_starts=WARMUP, train_freq=1, gradient_steps=1, **device)
-    model.learn(WARMUP + steps, callback=Clock())
-    first = WARMUP + steps // 10
-    return (WARMUP + steps - first) / (times[WARMUP + steps] - times[first])
+    env = make_vec_env(task["script_env"], n_envs=task["ours"].get("num_envs", 1), env_kwargs=task.get("env_kwargs"))
+    model = getattr(library, task["peer"])(task["policy"], env, **task.get("theirs", PEER_EVERY_STEP) | device)
+    model.learn(WARMUP + task["steps"], callback=Clock())
+    return steps_per_second(clock, task)
+
+
+def steps_per_second(clock: list[tuple[int, float]], task: dict) -> float:
+    """From (step, seconds) pairs; the first updates, which choose their kernels, do not count."""
+    measured = [(step, seconds) for step, seconds in clock if step >= task.get("first", WARMUP + task["steps"] // 10)]
+    return (measured[-1][0] - measured[0][0]) / (measured[-1][1] - measured[0][1])
 
 
 def available(contender: str) -> bool:
@@ -135,7 +143,7 @@ def main():
     options = tyro.cli(Options, description=__doc__)
     if options.child:
         measure = measure_ours if options.child.startswith("cleanrl_cc") else measure_peer
-        print(measure(options.tasks[0], options.child, options.threads[0], options))
+        print(measure(TASKS[options.tasks[0]], options.child, options.threads[0], options))
         return
     machine = describe_machine(find_device(options.device))
     print(f"{machine['processor']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; ours in {options.precision}")
