@@ -228,14 +228,19 @@ def frame_source(env: gym.Env, emits_images: bool, size: int):
         return lambda obs: car_racing_view(base.draw()), lambda: None
     if emits_images:
         return lambda obs: obs, lambda: None
-    if hasattr(base, "physics"):  # dm_control: without shadows and reflections software rendering is four times faster
+    # Without shadows and reflections software rendering is four to nine times faster.
+    if hasattr(base, "physics"):  # dm_control
         flags = {"shadow": False, "reflection": False}
         return lambda obs: base.physics.render(size, size, camera_id=0, render_flag_overrides=flags), lambda: None
     if hasattr(base, "mujoco_renderer"):  # a renderer of our own: the environment's has the size of its videos
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+        from mujoco import mjtRndFlag
 
         camera = base.mujoco_renderer.default_cam_config
         renderer = MujocoRenderer(base.model, base.data, camera, width=size, height=size)
+        renderer.render("rgb_array")  # creates the scene
+        for flag in (mjtRndFlag.mjRND_SHADOW, mjtRndFlag.mjRND_REFLECTION):
+            renderer.viewer.scn.flags[flag] = 0
         return lambda obs: renderer.render("rgb_array"), renderer.close
     return lambda obs: env.render(), lambda: None
 

@@ -481,3 +481,20 @@ def test_without_opengl_states_still_work(env_id):
     code = f"from cleanrl_cc.envs import make_env; env = make_env({env_id!r}); env.reset(); env.step(env.action_space.sample())"
     done = run_python(code, MUJOCO_GL="nonsense")
     assert done.returncode == 0, done.stderr
+
+
+def test_mujoco_pixels_have_no_shadows():
+    import mujoco
+    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+    env = make_env("Hopper-v5", obs="pixels", grayscale=False, frame_stack=1)
+    obs, _ = env.reset(seed=1)
+    base = env.unwrapped
+    renderer = MujocoRenderer(base.model, base.data, base.mujoco_renderer.default_cam_config, width=84, height=84)
+    shadowed = renderer.render("rgb_array")
+    for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+        renderer.viewer.scn.flags[flag] = 0
+    assert np.array_equal(obs, renderer.render("rgb_array").transpose(2, 0, 1))
+    assert not np.array_equal(obs, shadowed.transpose(2, 0, 1))
+    renderer.close()
+    env.close()
