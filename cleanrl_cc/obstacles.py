@@ -7,6 +7,8 @@ Importing `cleanrl_cc.envs` registers Static, StaticDense, Moving and MovingDens
 obstacles, the reward and the measures; floor, side walls, walkers and falls are the library's (`dm_control.locomotion`).
 """
 
+from functools import partial
+
 import numpy as np
 
 from cleanrl_cc.envs import InputError, choose_gl_backend
@@ -20,10 +22,13 @@ from dm_control.composer.variation.distributions import Uniform
 from dm_control.locomotion.arenas.corridors import EmptyCorridor
 from dm_control.locomotion.tasks import RunThroughCorridor
 from dm_control.locomotion.walkers import Ant, CMUHumanoidPositionControlled, RollingBallWithHead
+from dm_control.locomotion.walkers.initializers import NoOpInitializer
 from dm_control.utils.transformations import quat_to_mat
 from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
-WALKERS = {"Ball": RollingBallWithHead, "Ant": Ant, "Humanoid": CMUHumanoidPositionControlled}
+# The library's initializer warns at every reset that the Ball has no free joint.
+Ball = partial(RollingBallWithHead, initializer=NoOpInitializer())
+WALKERS = {"Ball": Ball, "Ant": Ant, "Humanoid": CMUHumanoidPositionControlled}
 
 TIME_LIMIT, CONTROL_TIMESTEP, PHYSICS_TIMESTEP = 20.0, 0.04, 0.005  # seconds: 500 steps of 8 substeps
 LENGTH, WIDTH, CLEAR = 60.0, 6.0, 4.0  # metres; nothing stands in the first CLEAR metres
@@ -62,10 +67,11 @@ class ObstacleArena(EmptyCorridor):
         self.phases = random_state.uniform(0, 2 * np.pi, self.num_walls)
         self.speeds = self.moving * 2 * np.pi / random_state.uniform(*PERIODS, self.num_walls)
         physics.data.mocap_pos[:, 0], physics.data.mocap_pos[:, 2] = self.xs, WALL_SIZE[2] / 2
-        self.before_substep(physics, random_state)
+        physics.data.mocap_pos[:, 1] = SWING * np.sin(self.phases)
 
     def before_substep(self, physics, random_state):
-        physics.data.mocap_pos[:, 1] = SWING * np.sin(self.speeds * physics.time() + self.phases)
+        if self.moving:
+            physics.data.mocap_pos[:, 1] = SWING * np.sin(self.speeds * physics.time() + self.phases)
 
     def next_walls(self, physics, x: float, y: float) -> np.ndarray:
         """Distance ahead, distance to the left and speed to the left of the next walls, (NUM_SEEN, 3), in metres and seconds.
@@ -84,15 +90,16 @@ class ObstacleArena(EmptyCorridor):
 class RunPastObstacles(RunThroughCorridor):
     """The library's task, rewarded by forward speed, that counts collisions and truncates at the end of the corridor.
 
-    The library ends an episode as failed where anything but its feet (the Ball: its shell) touches the floor.
+    The library ends an episode as failed where anything but a foot touches the floor. The Ball cannot fall.
     """
 
     def __init__(self, walker, arena: ObstacleArena):
-        start = Uniform((0, -1, 0), (0, 1, 0))
-        super().__init__(walker, arena, start, physics_timestep=PHYSICS_TIMESTEP, control_timestep=CONTROL_TIMESTEP)
+        start, has_feet = Uniform((0, -1, 0), (0, 1, 0)), bool(walker.observable_joints)
+        timesteps = {"physics_timestep": PHYSICS_TIMESTEP, "control_timestep": CONTROL_TIMESTEP}
+        super().__init__(walker, arena, start, contact_termination=has_feet, **timesteps)
         seen = walker.observables
         seen.disable_all()  # the library's choice draws a picture at every step
-        joints = [seen.joints_pos, seen.joints_vel, seen.end_effectors_pos] if walker.observable_joints else []
+        joints = [seen.joints_pos, seen.joints_vel, seen.end_effectors_pos] if has_feet else []
         for part in [seen.orientation, seen.body_height, seen.sensors_velocimeter, seen.sensors_gyro, *joints]:
             part.enabled = True
         self._walls = observable.Generic(lambda physics: arena.next_walls(physics, *self.position(physics)))
