@@ -127,8 +127,8 @@ def test_rolling_straight_ahead_is_stopped_by_a_wall_and_counted(seed):
     episode = infos[-1]["episode"]
     assert sum(rewards) * 0.04 == pytest.approx(episode["distance"]) == pytest.approx(infos[-1]["distance"])
     y = env.unwrapped.task.position(env.unwrapped.physics)[1]
-    x = next(wall[0] for wall in walls(env) if abs(wall[1] - y) < 1)  # the first wall in the way: 0.2 m deep; the Ball's radius is 0.2 m
-    assert episode["distance"] == pytest.approx(x - 0.3, abs=0.1)
+    x = next(wall[0] for wall in walls(env) if abs(wall[1] - y) < 1.2)  # the first wall in the way of a Ball of 0.2 m
+    assert x - 0.35 < episode["distance"] < x
     touching = [False] + [info["touching"] for info in infos]
     begun = [now and not before for before, now in itertools.pairwise(touching)]
     assert episode["collisions"] == sum(begun) >= 1
@@ -182,8 +182,7 @@ def test_videos_follow_the_walker_at_the_speed_of_the_simulation():
     [({"walker": "Fish"}, ["Fish", "Ball", "Ant"]), ({"density": -1}, ["density", "-1"]), ({"density": 11}, ["density", "11"])],
 )
 def test_a_wrong_variant_ends_in_one_sentence(kwargs, words):
-    gym.register("WrongCorridor-v0", "cleanrl_cc.obstacles:Corridor", kwargs=kwargs)
-    message = input_error(make_env, "WrongCorridor-v0")
+    message = input_error(gym.make, STATIC, **kwargs)
     assert all(word in message for word in words)
 
 
