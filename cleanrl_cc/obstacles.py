@@ -46,7 +46,7 @@ class ObstacleArena(EmptyCorridor):
     def _build(self, num_walls: int, moving: bool):
         super()._build(corridor_width=WIDTH, corridor_length=LENGTH, name="corridor")
         self.num_walls, self.moving = num_walls, moving
-        self.xs = self.phases = self.speeds = np.empty(0)  # observed once before the first episode
+        self.xs = self.phases = self.omegas = np.empty(0)  # observed once before the first episode
         root = self.mjcf_model
         root.statistic.extent = 10.0  # the unit of the clipping planes, which the walls' places would otherwise decide
         checker = {"rgb1": (0.25, 0.3, 0.35), "rgb2": (0.4, 0.45, 0.5)}  # a plain floor would show a camera no speed
@@ -62,16 +62,16 @@ class ObstacleArena(EmptyCorridor):
             self.walls.append(body.add("geom", name=f"wall_{index}", type="box", size=WALL_SIZE / 2, rgba=color))
 
     def initialize_episode(self, physics, random_state):
-        """Draws where the walls stand along the corridor, each in the middle half of its share, and their phases and speeds."""
+        """Draws where the walls stand along the corridor, each in the middle half of its share, and their phases and angular speeds."""
         shares = np.arange(self.num_walls) + random_state.uniform(0.25, 0.75, self.num_walls)
         self.xs = CLEAR + (LENGTH - CLEAR) * shares / max(self.num_walls, 1)
         self.phases = random_state.uniform(0, 2 * np.pi, self.num_walls)
-        self.speeds = self.moving * 2 * np.pi / random_state.uniform(*PERIODS, self.num_walls)
+        self.omegas = self.moving * 2 * np.pi / random_state.uniform(*PERIODS, self.num_walls)
         physics.data.mocap_pos[:, 0], physics.data.mocap_pos[:, 1] = self.xs, SWING * np.sin(self.phases)
 
     def before_substep(self, physics, random_state):
         if self.moving:
-            physics.data.mocap_pos[:, 1] = SWING * np.sin(self.speeds * physics.time() + self.phases)
+            physics.data.mocap_pos[:, 1] = SWING * np.sin(self.omegas * physics.time() + self.phases)
 
     def next_walls(self, physics, x: float, y: float) -> np.ndarray:
         """Distance ahead, distance to the left and speed to the left of the next walls, (NUM_SEEN, 3), in metres and seconds.
@@ -81,8 +81,8 @@ class ObstacleArena(EmptyCorridor):
         seen = np.tile((SIGHT, 0.0, 0.0), (NUM_SEEN, 1))
         first, last = np.searchsorted(self.xs, (x - BEHIND, x + SIGHT))
         near = slice(first, min(last, first + NUM_SEEN))
-        angles = self.speeds[near] * physics.time() + self.phases[near]
-        velocities = SWING * self.speeds[near] * np.cos(angles)
+        angles = self.omegas[near] * physics.time() + self.phases[near]
+        velocities = SWING * self.omegas[near] * np.cos(angles)
         seen[: len(angles)] = np.stack([self.xs[near] - x, SWING * np.sin(angles) - y, velocities], axis=1)
         return seen
 
@@ -163,7 +163,7 @@ class Corridor(DmControlCompatibilityV0):
         density: walls per 10 m.
 
     Raises:
-        InputError: no such walker, or a negative density.
+        InputError: no such walker, or a density outside [0, 10].
     """
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": round(1 / CONTROL_TIMESTEP)}
