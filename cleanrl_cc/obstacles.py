@@ -35,6 +35,7 @@ LENGTH, WIDTH, CLEAR = 60.0, 6.0, 4.0  # metres; nothing stands in the first CLE
 WALL_SIZE = np.array((0.2, 2.0, 1.0))  # depth, width and height: at least 2 m remain beside a wall, and the Ant needs 1.6
 SWING, PERIODS = (WIDTH - WALL_SIZE[1]) / 2, (6.0, 12.0)  # metres from the middle, and seconds there and back
 NUM_SEEN, SIGHT, BEHIND = 3, 10.0, 1.0  # walls in the state, how far ahead (m), and how far behind they still count as next
+REBOUND = 0.5  # seconds: a touch so soon after the last belongs to the same collision, as who pushes against a wall rattles
 
 
 class ObstacleArena(EmptyCorridor):
@@ -122,19 +123,20 @@ class RunPastObstacles(RunThroughCorridor):
         super().initialize_episode(physics, random_state)
         self.is_wall = np.zeros(physics.model.ngeom, bool)
         self.is_wall[[physics.bind(wall).element_id for wall in self._arena.walls]] = True
-        self.distance, self.collisions, self.contact_time, self.touching = 0.0, 0, 0.0, False
+        self.distance, self.collisions, self.contact_time, self.last_contact = 0.0, 0, 0.0, -np.inf
 
     def before_step(self, physics, action, random_state):
         super().before_step(physics, action, random_state)
-        self.touched, self.touching = self.touching, False
+        self.touching = False
 
     def after_substep(self, physics, random_state):
         self.touching |= bool(self.is_wall[physics.data.contact.geom].any())  # (contacts, 2): all a wall can touch is the walker
 
     def after_step(self, physics, random_state):
         super().after_step(physics, random_state)
-        self.collisions += self.touching and not self.touched
-        self.contact_time += self.touching * CONTROL_TIMESTEP
+        if self.touching:
+            self.collisions += int(physics.time() - self.last_contact > REBOUND)
+            self.contact_time, self.last_contact = self.contact_time + CONTROL_TIMESTEP, physics.time()
         previous, self.distance = self.distance, float(self.position(physics)[0])
         self.speed = (self.distance - previous) / CONTROL_TIMESTEP
 
@@ -155,7 +157,7 @@ class Corridor(DmControlCompatibilityV0):
     angular velocity and, if it has any, joints; its distance to the left of the middle; and `ObstacleArena.next_walls`.
     The reward is the forward speed in m/s. A fall terminates; the time limit and the end of the corridor truncate.
     `info` holds `distance` (m along the corridor), `touching` (a wall, during this step), and what the episode has had so far:
-    `collisions` (contacts with walls that began) and `contact_time` (s).
+    `collisions` (touches of a wall after none for REBOUND) and `contact_time` (s).
 
     Args:
         walker: "Ball" (2 actions: roll and steer), "Ant" (8) or "Humanoid" (56).
