@@ -10,6 +10,7 @@ Nothing here knows an algorithm. The order of the wrappers, from the inside:
 import atexit
 import difflib
 import importlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,10 @@ from gymnasium.spaces import Box, Discrete, flatdim, flatten
 from PIL import Image
 
 gym.register("cleanrl_cc/FastCarRacing-v3", "cleanrl_cc.car_racing:FastCarRacing", max_episode_steps=1000)
+for walker, moving, dense in itertools.product(("Ball", "Ant", "Humanoid"), (False, True), (False, True)):
+    name = f"cleanrl_cc/Corridor{'Moving' if moving else 'Static'}{'Dense' if dense else ''}-{walker}-v0"
+    kwargs = {"walker": walker, "moving": moving, "density": 4.0 if dense else 2.0}  # walls per 10 m
+    gym.register(name, "cleanrl_cc.obstacles:Corridor", kwargs=kwargs)
 
 # The run fields that say what an agent sees and does.
 RECIPE = ("env_id", "obs", "action_set", "action_repeat", "frame_stack", "image_size", "grayscale")
@@ -74,7 +79,7 @@ def make_env(
     """
     spec = find_spec(env_id)
     is_dm_control, is_car = env_id.startswith("dm_control/"), spec.name == "FastCarRacing"
-    is_mujoco = is_dm_control or "mujoco" in str(spec.entry_point)
+    is_mujoco = is_dm_control or any(module in str(spec.entry_point) for module in ("mujoco", "cleanrl_cc.obstacles"))
     if action_set == "five" and not is_car:
         raise InputError(f"--action-set five is CarRacing's; {env_id} has --action-set auto or native.")
     renders = obs == "pixels" or render_mode == "rgb_array"
@@ -230,8 +235,8 @@ def frame_source(env: gym.Env, emits_images: bool, size: int):
         return lambda obs: obs, lambda: None
     # Without shadows and reflections software rendering is four to nine times faster.
     if hasattr(base, "physics"):  # dm_control
-        flags = {"shadow": False, "reflection": False}
-        return lambda obs: base.physics.render(size, size, camera_id=0, render_flag_overrides=flags), lambda: None
+        flags, camera = {"shadow": False, "reflection": False}, getattr(base, "camera_id", 0)
+        return lambda obs: base.physics.render(size, size, camera_id=camera, render_flag_overrides=flags), lambda: None
     if hasattr(base, "mujoco_renderer"):  # a renderer of our own: the environment's has the size of its videos
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
         from mujoco import mjtRndFlag
