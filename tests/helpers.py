@@ -19,7 +19,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 from cleanrl_cc.checkpoints import load_checkpoint, load_replay
 from cleanrl_cc.runs import read_csv
 
-SCRIPTS = ["sac_drq"]  # a new script is tested by adding its name
+SCRIPTS = ["dqn_atari_style", "sac_drq"]  # a new script is tested by adding its name
 ROOT = Path(__file__).parents[1]
 
 # A run of seconds. Each script takes the fields that it has. Pendulum-v1 truncates each episode after 200 steps, never earlier.
@@ -39,6 +39,8 @@ TINY = {
     "hidden_dim": 16,
     "encoder_channels": 4,
     "feature_dim": 8,
+    "target_update_frequency": 3,
+    "epsilon_steps": 100,
 }
 PIXELS = {"env_id": "CarRacing-v3", "buffer_size": 500, "total_timesteps": 100, "updates_per_step": 0.5}
 
