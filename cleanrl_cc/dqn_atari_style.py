@@ -122,8 +122,8 @@ class Args:
     """channels of the first convolution of images; the other two have twice as many"""
 
 
-# Batch, discount, updates per step and layers of the defaults above: Mnih et al. 2015, extended data table 1; the others: Stable-Baselines3
-# zoo, dqn.yml, Atari, but a shorter exploration. ZOO: same file, `train_freq` and `gradient_steps` as their ratio.
+# The defaults above: Mnih et al. 2015, extended data table 1, for what is not in Stable-Baselines3 zoo, dqn.yml, Atari; but a shorter
+# exploration. ZOO: the same file, LunarLander-v2, with one update per step as there.
 ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000, "updates_per_step": 1.0}
 ZOO |= {"learning_rate": 6.3e-4, "target_update_frequency": 250, "epsilon_steps": 12_000, "epsilon_end": 0.1, "hidden_dim": 256}
 PRESETS = {
@@ -132,11 +132,11 @@ PRESETS = {
     | {"target_update_frequency": 128, "epsilon_steps": 8_000, "epsilon_end": 0.04},
     "LunarLander-v3": ZOO | {"action_set": "native"},
     "Acrobot-v1": ZOO,
-    # As sac_drq.py's, from our own runs
+    # Images, episodes and rewards as in sac_drq.py; the other numbers are guesses
     "CarRacing-v3": {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
     | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.05}
     | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16},
-    # Learning rate, batch, n-step, target updates and epsilon: Seyde et al. 2022, appendix; images and action repeat: DrQ-v2, table 2
+    # Batch, n-step, target updates and epsilon_end: github.com/tseyde/decqn, config_default.py; images and action repeat: DrQ-v2, table 2
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
     | {"batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.1}
     | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1},
