@@ -269,9 +269,9 @@ class QNetwork(nn.Module):
         super().__init__()
         if len(obs_shape) == 3:
             self.encoder = Encoder(obs_shape, args.encoder_channels)
-            in_dim = self.encoder.out_dim
         else:
-            self.encoder, in_dim = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.ReLU()), args.hidden_dim
+            self.encoder = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.ReLU())
+        in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
         self.hidden, self.out = nn.Linear(in_dim, args.hidden_dim), nn.Linear(args.hidden_dim, num_dims * num_bins)
         self.out_shape = num_dims, num_bins
 
@@ -290,13 +290,10 @@ class Agent(nn.Module):
         super().__init__()
         self.args, self.device = args, device
         self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)  # (A,) and A, or () and 1
-        if isinstance(action_space, gym.spaces.Discrete):
-            self.bin_actions = action_space.start + np.arange(action_space.n)  # what each bin is to the environment
-        else:
-            self.bin_actions = np.linspace(-1, 1, args.bins, dtype=np.float32)
-        num_bins = len(self.bin_actions)
-        self.q_network = QNetwork(args, obs_space.shape, self.num_dims, num_bins)
-        self.q_target = QNetwork(args, obs_space.shape, self.num_dims, num_bins).requires_grad_(False)
+        discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
+        self.bin_actions = action_space.start + np.arange(action_space.n) if discrete else np.linspace(-1, 1, args.bins, dtype=np.float32)
+        sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
+        self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
         self.q_target.load_state_dict(self.q_network.state_dict())
         self.to(device)
         self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=True)
@@ -308,24 +305,21 @@ class Agent(nn.Module):
 
     def act(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
         """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers. It is `train` that explores."""
-        return self.to_actions(self.greedy_bins(obs))
+        return self.to_actions(self.q_values(obs).argmax(axis=2))
 
     def to_actions(self, bins: np.ndarray) -> np.ndarray:
         """Bins (N, D) as actions of the environment."""
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
 
-    def greedy_bins(self, obs: np.ndarray) -> np.ndarray:
-        """argmax_a Q(s, a) as bins (N, D): where Q is a mean over dimensions, each chooses for itself."""
-        return self.q_values(obs).argmax(dim=2).cpu().numpy()
-
     def value(self, obs: np.ndarray) -> np.ndarray:
         """max_a Q(s, a), (N,), in units of the environment's reward."""
-        return (self.q_values(obs).amax(dim=2).mean(dim=1) / self.args.reward_scale).cpu().numpy()
+        return self.q_values(obs).max(axis=2).mean(axis=1) / self.args.reward_scale
 
     @torch.no_grad()
-    def q_values(self, obs: np.ndarray) -> Tensor:
+    def q_values(self, obs: np.ndarray) -> np.ndarray:
+        """Q_d(s, b), (N, D, bins): as Q is their mean over dimensions, each chooses its best bin for itself."""
         with self.autocast():
-            return self.q_network(torch.as_tensor(obs, device=self.device))
+            return self.q_network(torch.as_tensor(obs, device=self.device)).cpu().numpy()
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the online network; now and then one of the target."""
@@ -385,7 +379,7 @@ def train(args: Args) -> float:
         explores = rng.random(args.num_envs) < epsilon
         bins = rng.integers(0, len(agent.bin_actions), (args.num_envs, agent.num_dims))
         if not explores.all():
-            bins = np.where(explores[:, None], bins, agent.greedy_bins(obs))
+            bins = np.where(explores[:, None], bins, agent.q_values(obs).argmax(axis=2))
 
         # 2. step
         next_obs, rewards, terminations, truncations, infos = envs.step(agent.to_actions(bins))
