@@ -112,8 +112,6 @@ class Args:
     """global steps, after learning_starts, in which that share falls from 1"""
     loss: Literal["huber", "mse"] = "huber"
     """of the temporal difference"""
-    max_grad_norm: float = 10.0
-    """largest norm of a gradient; larger ones are scaled down to it"""
     hidden_dim: int = 512
     """width of the hidden layer after the encoder, and of the encoder of states"""
     reward_scale: float = 1.0
@@ -269,9 +267,9 @@ class QNetwork(nn.Module):
         super().__init__()
         if len(obs_shape) == 3:
             self.encoder = Encoder(obs_shape, args.encoder_channels)
+            in_dim = self.encoder.out_dim
         else:
-            self.encoder = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.ReLU())
-        in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
+            self.encoder, in_dim = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.ReLU()), args.hidden_dim
         self.hidden, self.out = nn.Linear(in_dim, args.hidden_dim), nn.Linear(args.hidden_dim, num_dims * num_bins)
         self.out_shape = num_dims, num_bins
 
@@ -305,10 +303,7 @@ class Agent(nn.Module):
 
     def act(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
         """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers. It is `train` that explores."""
-        return self.to_actions(self.q_values(obs).argmax(axis=2))
-
-    def to_actions(self, bins: np.ndarray) -> np.ndarray:
-        """Bins (N, D) as actions of the environment."""
+        bins = self.q_values(obs).argmax(axis=2)  # (N, D): as Q is a mean over dimensions, each chooses for itself
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
@@ -317,7 +312,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def q_values(self, obs: np.ndarray) -> np.ndarray:
-        """Q_d(s, b), (N, D, bins): as Q is their mean over dimensions, each chooses its best bin for itself."""
+        """Q_d(s, b), (N, D, bins)."""
         with self.autocast():
             return self.q_network(torch.as_tensor(obs, device=self.device)).cpu().numpy()
 
@@ -326,7 +321,7 @@ class Agent(nn.Module):
         metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
-            self.update_target()
+            self.q_target.load_state_dict(self.q_network.state_dict())  # θ̄ ← θ
         return metrics
 
     def update_critic(self, batch: Batch) -> dict[str, Tensor]:
@@ -340,14 +335,9 @@ class Agent(nn.Module):
         qf_loss = F.smooth_l1_loss(q, target_q) if self.args.loss == "huber" else F.mse_loss(q, target_q)
         self.q_optimizer.zero_grad()
         qf_loss.backward()
-        nn.utils.clip_grad_norm_(self.q_network.parameters(), self.args.max_grad_norm)
+        nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
         self.q_optimizer.step()
         return {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
-
-    @torch.no_grad()
-    def update_target(self):
-        # θ̄ ← θ
-        torch._foreach_copy_(list(self.q_target.parameters()), list(self.q_network.parameters()))
 
 
 # --- training ---
@@ -356,7 +346,7 @@ class Agent(nn.Module):
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency", "epsilon_steps")
-    positive, zero = ("learning_rate", "max_grad_norm", "reward_scale"), ("learning_starts", "updates_per_step")
+    positive, zero = ("learning_rate", "reward_scale"), ("learning_starts", "updates_per_step")
     check_args(args, counts, zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive)
     require(args.bins >= 2, "bins", args.bins, "at least 2")
     envs = make_vector_env(args)
@@ -382,7 +372,7 @@ def train(args: Args) -> float:
             bins = np.where(explores[:, None], bins, agent.q_values(obs).argmax(axis=2))
 
         # 2. step
-        next_obs, rewards, terminations, truncations, infos = envs.step(agent.to_actions(bins))
+        next_obs, rewards, terminations, truncations, infos = envs.step(agent.bin_actions[bins].reshape(envs.action_space.shape))
         global_step += int(np.sum(~autoreset))
 
         # 3. store

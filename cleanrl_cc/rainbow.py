@@ -1,7 +1,6 @@
 """Rainbow: DQN and six improvements, for discrete and for continuous actions.
 
     python cleanrl_cc/rainbow.py --env-id CarRacing-v3
-    python cleanrl_cc/rainbow.py --env-id CarRacing-v3 --components double dueling n-step
 
 Paper: Hessel et al. 2018, arXiv:1710.02298. The ideas, each marked by its name in the code: [double] the online network chooses the next
 action, the target network values it (1509.06461); [per] larger errors are replayed more often (1511.05952); [dueling] value and
@@ -10,8 +9,7 @@ advantages in two streams (1511.06581); [noisy] noise in the weights explores (1
 
 Differs from the paper:
 - Rewards are scaled, not clipped, and the support of returns follows: see `PRESETS`. Gradients are clipped by their norm.
-- Continuous actions as in dqn_atari_style.py; the return's distribution is the mixture of those of the dimensions.
-- Both streams see the same noise at the input of their first layers.
+- Continuous actions as in dqn_atari_style.py, with the mixture of the dimensions' distributions. Both streams share their input noise.
 """
 
 import math
@@ -91,8 +89,6 @@ class Args:
     # Rainbow
     components: tuple[Literal[COMPONENTS], ...] = COMPONENTS
     """what is added to DQN; nothing: --components without a word"""
-    priority_exponent: float = 0.5
-    """[per] 0: every row is as likely"""
     beta_steps: int = 1_000_000
     """[per] global steps in which the exponent of the importance weights grows from 0.4 to 1"""
     num_atoms: int = 51
@@ -119,7 +115,7 @@ class Args:
     """values per dimension of a continuous action, evenly spaced in [-1, 1]"""
     gamma: float = 0.99
     """discount per agent step"""
-    learning_rate: float = 6.25e-5
+    learning_rate: float = 1e-4
     """Adam's"""
     target_update_frequency: int = 250
     """updates between copies of the online network to the target network"""
@@ -129,8 +125,6 @@ class Args:
     """global steps, after learning_starts, in which that share falls from 1"""
     loss: Literal["huber", "mse"] = "huber"
     """of the temporal difference"""
-    max_grad_norm: float = 10.0
-    """largest norm of a gradient; larger ones are scaled down to it"""
     hidden_dim: int = 512
     """width of the hidden layer after the encoder, and of the encoder of states"""
     reward_scale: float = 1.0
@@ -139,19 +133,17 @@ class Args:
     """channels of the first convolution of images; the other two have twice as many"""
 
 
-# The defaults above: Hessel et al. 2018, table 1, and for what is not there dqn_atari_style.py, where the other numbers come from, too.
+# The defaults above: Hessel et al. 2018, table 1, for the components; the others, and their sources, are those of dqn_atari_style.py.
 PRESETS = {
     "LunarLander-v3": {"total_timesteps": 100_000, "action_set": "native", "batch_size": 128, "learning_starts": 1_000}
     | {"updates_per_step": 1.0, "buffer_size": 50_000, "learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1}
     | {"hidden_dim": 256, "beta_steps": 100_000, "v_min": -200.0, "v_max": 200.0},
     "CarRacing-v3": {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
-    | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "reward_scale": 0.05}
-    | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16, "learning_rate": 1e-4}
-    | {"beta_steps": 200_000, "v_min": -5.0, "v_max": 15.0},
+    | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "reward_scale": 0.05, "v_min": -5.0}
+    | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 15.0},
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
-    | {"batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "reward_scale": 0.1, "learning_rate": 1e-4}
-    | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1}
-    | {"beta_steps": 500_000, "v_min": 0.0, "v_max": 20.0},  # rewards in [0, 2] per agent step, discount 0.99
+    | {"batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "reward_scale": 0.1, "v_min": 0.0, "v_max": 20.0}
+    | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1, "beta_steps": 500_000},
 }
 
 
@@ -168,7 +160,7 @@ class Batch(NamedTuple):
     terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
     gammas: Tensor  # (B,) gamma ** number of rewards summed
     weights: Tensor  # (B,) [per] importance weights
-    leaves: Tensor  # (B,) int64 [per] whose priorities the update changes
+    nodes: Tensor  # (B,) int64 [per] where their priorities are
 
 
 class ReplayBuffer:
@@ -195,11 +187,10 @@ class ReplayBuffer:
         self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
         self.num_added = 0  # rows, ever
-        self.per = "per" in args.components  # [per] priorities are the leaves of a binary tree: node i is the sum of nodes 2i and 2i + 1
-        self.num_leaves = 2 ** math.ceil(math.log2(self.num_rows * self.num_envs))
-        self.tree, self.exponent = np.zeros(2 * self.num_leaves), args.priority_exponent
+        # [per] Priorities are the leaves of a binary tree, node i the sum of nodes 2i and 2i + 1. Without [per] all of them are equal.
+        self.num_leaves, self.max_priority = 2 ** math.ceil(math.log2(self.num_rows * self.num_envs)), np.ones(1)
+        self.tree, self.exponent = np.zeros(2 * self.num_leaves), 0.5 if "per" in args.components else 0.0
         self.priorities = self.tree[self.num_leaves :][: self.num_rows * self.num_envs].reshape(shape)  # a view
-        self.max_priority = np.ones(1)
 
     @property
     def size(self) -> int:
@@ -215,26 +206,22 @@ class ReplayBuffer:
         self.actions[row] = torch.as_tensor(actions)
         self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
         self.final[row] = final
-        if self.per:  # [per] a row gets the largest priority once n rows are ahead of it, and loses it when its stack is overwritten
-            ready, head = (row - self.n_step) % self.num_rows, (row + np.arange(self.stack)) % self.num_rows
-            self.priorities[ready] = np.where(self.final[ready], 0, self.max_priority) if self.num_added >= self.n_step else 0
-            self.priorities[head] = 0
-            self._sum_up((np.append(ready, head)[:, None] * self.num_envs + np.arange(self.num_envs)).ravel())
+        # [per] A row gets the largest priority once n rows are ahead of it, and loses it with the first frame of its stack.
+        ready, head = (row - self.n_step) % self.num_rows, (row + np.arange(self.stack)) % self.num_rows
+        self.priorities[ready] = np.where(self.final[ready], 0, self.max_priority) if self.num_added >= self.n_step else 0
+        self.priorities[head] = 0
+        self._sum_up(self.num_leaves + (np.append(ready, head)[:, None] * self.num_envs + np.arange(self.num_envs)).ravel())
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator, beta: float = 1.0) -> Batch:
-        """Of the rows that can start a window (not final, whole stack behind, n rows ahead of it written): uniform, or by priority."""
-        leaves, weights = np.zeros(batch_size, int), np.ones(batch_size)
-        if self.per:  # [per] P(i) = p_i / Σ p, one draw from each of B equal shares of the sum;  w_i = (P_min / P_i) ** β
-            leaves = self._find((np.arange(batch_size) + rng.random(batch_size)) * (self.tree[1] / batch_size))
-            (rows, envs), priorities = np.divmod(leaves, self.num_envs), self.tree[self.num_leaves + leaves]
-            weights = (priorities.min() / priorities) ** beta
-        else:
-            oldest = self.num_added - self.size
-            first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step  # [first, last)
-            rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
-            while (redraw := self.final[rows % self.num_rows, envs]).any():
-                rows[redraw], envs[redraw] = rng.integers(first, last, redraw.sum()), rng.integers(0, self.num_envs, redraw.sum())
+        """Of the rows that can start a window (not final, whole stack behind, n rows ahead of it written): by priority."""
+        # [per] P(i) = p_i / Σ p, one draw from each of B equal shares of the sum;  w_i = (P_min / P_i) ** β
+        sums, nodes = (np.arange(batch_size) + rng.random(batch_size)) * self.tree[1] / batch_size, np.ones(batch_size, int)
+        while nodes[0] < self.num_leaves:  # from the root to where the running sum of priorities passes `sums`
+            left = self.tree[2 * nodes]
+            goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)  # rounding must not lead to a priority of 0
+            nodes, sums = 2 * nodes + goes_right, sums - left * goes_right
+        (rows, envs), weights = np.divmod(nodes - self.num_leaves, self.num_envs), (self.tree[nodes].min() / self.tree[nodes]) ** beta
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
@@ -251,31 +238,19 @@ class ReplayBuffer:
             to_tensor((terminations & alive).any(axis=1)),
             to_tensor(self.gamma**steps),
             to_tensor(weights),
-            torch.as_tensor(leaves),
+            torch.as_tensor(nodes),
         )
 
-    def update_priorities(self, leaves: Tensor, td_errors: Tensor):  # [per]
+    def update_priorities(self, nodes: Tensor, td_errors: Tensor):  # [per]
         """p = (|δ| + ε) ** α for the rows of a batch."""
-        leaves, priorities = leaves.numpy(), (td_errors.abs().cpu().numpy() + 1e-6) ** self.exponent
-        self.tree[self.num_leaves + leaves] = priorities
-        self.max_priority = np.maximum(self.max_priority, priorities.max())
-        self._sum_up(leaves)
+        self.tree[nodes] = (td_errors.abs().cpu().numpy() + 1e-6) ** self.exponent
+        self.max_priority = np.maximum(self.max_priority, self.tree[nodes].max())
+        self._sum_up(nodes.numpy())
 
-    def _sum_up(self, leaves: np.ndarray):  # [per]
-        """Every node above these leaves, level by level; a node that comes twice is computed twice."""
-        nodes = self.num_leaves + leaves
+    def _sum_up(self, nodes: np.ndarray):  # [per] of every node above these leaves, level by level
         while nodes[0] > 1:
             nodes = nodes // 2
             self.tree[nodes] = self.tree[2 * nodes] + self.tree[2 * nodes + 1]
-
-    def _find(self, sums: np.ndarray) -> np.ndarray:  # [per]
-        """The leaves (B,) where the running sum of priorities passes `sums` (B,)."""
-        nodes = np.ones(len(sums), int)
-        while nodes[0] < self.num_leaves:
-            left = self.tree[2 * nodes]
-            goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)  # rounding must not lead to a priority of 0
-            nodes, sums = 2 * nodes + goes_right, sums - left * goes_right
-        return nodes - self.num_leaves
 
     def _stacks(self, rows, envs) -> Tensor:
         back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
@@ -296,7 +271,7 @@ class ReplayBuffer:
         for name, values in arrays.items():
             column = getattr(self, name)
             column[: self.size] = torch.from_numpy(values) if torch.is_tensor(column) else values
-        self._sum_up(np.arange(self.num_leaves))  # [per]
+        self._sum_up(np.arange(self.num_leaves, 2 * self.num_leaves))  # [per]
 
 
 # --- networks ---
@@ -342,24 +317,25 @@ class QNetwork(nn.Module):
         super().__init__()
         if len(obs_shape) == 3:
             self.encoder = Encoder(obs_shape, args.encoder_channels)
+            in_dim = self.encoder.out_dim
         else:
-            self.encoder = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.ReLU())
-        in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
+            self.encoder, in_dim = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.ReLU()), args.hidden_dim
         linear = NoisyLinear if "noisy" in args.components else nn.Linear  # [noisy]
         num_atoms = args.num_atoms if "c51" in args.components else 1  # [c51]
-        self.dueling = "dueling" in args.components  # [dueling]
-        self.hidden = linear(in_dim, 2 * args.hidden_dim if self.dueling else args.hidden_dim)
+        dueling = "dueling" in args.components  # [dueling]
+        self.hidden = linear(in_dim, 2 * args.hidden_dim if dueling else args.hidden_dim)
         self.out = linear(args.hidden_dim, num_dims * num_bins * num_atoms)
-        self.value = linear(args.hidden_dim, num_atoms) if self.dueling else None  # [dueling]
+        self.value = linear(args.hidden_dim, num_atoms) if dueling else None  # [dueling]
         self.out_shape = num_dims, num_bins, num_atoms
 
     def forward(self, obs: Tensor) -> Tensor:
         x = F.relu(self.hidden(self.encoder(obs)))
-        if self.dueling:  # [dueling] Q_d(s, b) = V(s) + A_d(s, b) - 1/bins Σ_b' A_d(s, b')  (Wang et al. 2016, equation 9)
-            value_x, x = x.chunk(2, dim=1)
-            advantages = self.out(x).float().unflatten(1, self.out_shape)
-            return self.value(value_x).float()[:, None, None] + advantages - advantages.mean(dim=2, keepdim=True)
-        return self.out(x).float().unflatten(1, self.out_shape)
+        if self.value is None:
+            return self.out(x).float().unflatten(1, self.out_shape)
+        # [dueling] Q_d(s, b) = V(s) + A_d(s, b) - 1/bins Σ_b' A_d(s, b')  (Wang et al. 2016, equation 9)
+        value_x, advantage_x = x.chunk(2, dim=1)
+        advantages = self.out(advantage_x).float().unflatten(1, self.out_shape)
+        return self.value(value_x).float()[:, None, None] + advantages - advantages.mean(dim=2, keepdim=True)
 
 
 # --- agent ---
@@ -389,10 +365,7 @@ class Agent(nn.Module):
 
     def act(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
         """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers; deterministic without noise."""
-        return self.to_actions(self.q_values(obs, noisy=not deterministic).argmax(axis=2))
-
-    def to_actions(self, bins: np.ndarray) -> np.ndarray:
-        """Bins (N, D) as actions of the environment."""
+        bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)  # (N, D): as Q is a mean over dimensions, each chooses for itself
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
@@ -401,7 +374,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def q_values(self, obs: np.ndarray, noisy: bool = False) -> np.ndarray:
-        """Q_d(s, b), (N, D, bins): as Q is their mean over dimensions, each chooses its best bin for itself."""
+        """Q_d(s, b), (N, D, bins)."""
         self.q_network.train(noisy)  # [noisy]
         with self.autocast():
             outputs = self.q_network(torch.as_tensor(obs, device=self.device))
@@ -409,8 +382,7 @@ class Agent(nn.Module):
         return self.expected(outputs).cpu().numpy()
 
     def expected(self, outputs: Tensor) -> Tensor:
-        """Q of the network's outputs (..., K)."""
-        # [c51] Q = Σ_k z_k p_k
+        """Q of the network's outputs (..., K): [c51] Σ_k z_k p_k."""
         return (outputs.softmax(dim=-1) * self.atoms).sum(dim=-1) if self.c51 else outputs.squeeze(-1)
 
     def project(self, probs: Tensor, rewards: Tensor, gammas: Tensor) -> Tensor:  # [c51]
@@ -425,7 +397,7 @@ class Agent(nn.Module):
         td_errors, metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
-            self.update_target()
+            self.q_target.load_state_dict(self.q_network.state_dict())  # θ̄ ← θ
         return td_errors, metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -449,14 +421,9 @@ class Agent(nn.Module):
         qf_loss = (batch.weights * losses).mean()
         self.q_optimizer.zero_grad()
         qf_loss.backward()
-        nn.utils.clip_grad_norm_(self.q_network.parameters(), self.args.max_grad_norm)
+        nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
         self.q_optimizer.step()
         return td_errors.detach(), {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
-
-    @torch.no_grad()
-    def update_target(self):
-        # θ̄ ← θ
-        torch._foreach_copy_(list(self.q_target.parameters()), list(self.q_network.parameters()))
 
 
 # --- training ---
@@ -465,8 +432,8 @@ class Agent(nn.Module):
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency", "epsilon_steps")
-    positive, zero = ("learning_rate", "max_grad_norm", "reward_scale"), ("learning_starts", "updates_per_step")
-    check_args(args, (*counts, "beta_steps"), zero, in_unit_interval=("gamma", "epsilon_end", "priority_exponent"), positive=positive)
+    positive, zero = ("learning_rate", "reward_scale"), ("learning_starts", "updates_per_step")
+    check_args(args, (*counts, "beta_steps"), zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive)
     require(args.bins >= 2, "bins", args.bins, "at least 2")
     require(args.num_atoms >= 2, "num_atoms", args.num_atoms, "at least 2")
     require(args.v_max > args.v_min, "v_max", args.v_max, f"greater than --v-min {args.v_min}")
@@ -494,7 +461,7 @@ def train(args: Args) -> float:
             bins = np.where(explores[:, None], bins, agent.q_values(obs, noisy=True).argmax(axis=2))
 
         # 2. step
-        next_obs, rewards, terminations, truncations, infos = envs.step(agent.to_actions(bins))
+        next_obs, rewards, terminations, truncations, infos = envs.step(agent.bin_actions[bins].reshape(envs.action_space.shape))
         global_step += int(np.sum(~autoreset))
 
         # 3. store
@@ -503,12 +470,10 @@ def train(args: Args) -> float:
 
         # 4. update
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
-        beta = np.interp(global_step, [0, args.beta_steps], [0.4, 1])  # [per]
         while agent.num_updates < updates_due and buffer.size > buffer.n_step:
-            batch = buffer.sample(args.batch_size, rng, beta)
+            batch = buffer.sample(args.batch_size, rng, beta=np.interp(global_step, [0, args.beta_steps], [0.4, 1]))
             td_errors, metrics = agent.update(batch)
-            if buffer.per:  # [per]
-                buffer.update_priorities(batch.leaves, td_errors)
+            buffer.update_priorities(batch.nodes, td_errors)  # [per]
 
         # 5. log
         run.log_episodes(global_step, infos)
