@@ -49,11 +49,25 @@ WRONG = {
     "device without data": ({"device": "meta"}, ["--device meta", "cpu"]),
     "image too small to convolve": ({"env_id": "CarRacing-v3", "image_size": 20}, ["--image-size", "20"]),
 }
+WRONG_DQN = {
+    "one bin": ({"bins": 1}, ["--bins", "at least 2", "1"]),
+    "no updates between targets": ({"target_update_frequency": 0}, ["--target-update-frequency", "at least 1"]),
+    "more than all actions random": ({"epsilon_end": 1.5}, ["--epsilon-end", "between 0 and 1"]),
+    "exploration that takes no steps": ({"epsilon_steps": 0}, ["--epsilon-steps", "at least 1"]),
+}
 WRONG_OF = {
+    "dqn_atari_style": WRONG_DQN,
+    "rainbow": WRONG_DQN
+    | {
+        "one atom": ({"num_atoms": 1}, ["--num-atoms", "at least 2"]),
+        "support without width": ({"v_min": 2.0, "v_max": 2.0}, ["--v-max", "--v-min", "2.0"]),
+        "support upside down": ({"v_min": 1.0, "v_max": -1.0}, ["--v-max", "--v-min", "1.0", "-1.0"]),
+        "exponent that takes no steps": ({"beta_steps": 0}, ["--beta-steps", "at least 1"]),
+    },
     "sac_drq": {
         "discrete actions": ({"env_id": "CartPole-v1"}, ["CartPole-v1", "discrete", "dqn_atari_style"]),
         "five actions": ({"env_id": "CarRacing-v3", "action_set": "five"}, ["CarRacing-v3", "discrete", "dqn_atari_style"]),
-    }
+    },
 }
 CASES = [
     pytest.param(script, *case, id=f"{name}-{script}")
@@ -77,6 +91,14 @@ def test_a_word_that_cannot_be_parsed_names_its_flag(script, changes, tmp_path, 
         parse(script, command_line(script, tmp_path / "run", **changes))
     assert caught.value.code == 2
     assert flags(changes)[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("component", ["triple", "n_step"])
+def test_an_unknown_component_is_named(component, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("rainbow", command_line("rainbow", tmp_path / "run", components=("double", component)))
+    assert caught.value.code == 2
+    assert "--components" in capsys.readouterr().err
 
 
 def test_the_largest_buffer_named_fits(tmp_path):
