@@ -334,8 +334,8 @@ def effective_weights(layer: rainbow.NoisyLinear) -> tuple[torch.Tensor, torch.T
     """Noise of the weights (out, in) and of the biases (out,) in one call, in standard deviations."""
     with torch.no_grad():
         outputs = layer(torch.cat([torch.zeros(1, layer.in_features), torch.eye(layer.in_features)]))
-    bias, weight = outputs[0], (outputs[1:] - outputs[0]).T
-    return (weight - layer.weight) / layer.weight_sigma, (bias - layer.bias) / layer.bias_sigma
+        bias, weight = outputs[0], (outputs[1:] - outputs[0]).T
+        return (weight - layer.weight) / layer.weight_sigma, (bias - layer.bias) / layer.bias_sigma
 
 
 def test_noise_is_factorised_and_has_its_moments():
