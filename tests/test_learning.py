@@ -94,7 +94,11 @@ def train(script: str, folder, **fields) -> float:
 
 @pytest.mark.parametrize(
     "script, fields",
-    [("sac_drq", SAC | POINT | {"total_timesteps": 1500}), ("dqn_atari_style", DQN | POINT), ("rainbow", RAINBOW | POINT)],
+    [
+        ("sac_drq", SAC | POINT | {"total_timesteps": 1500}),
+        ("dqn_atari_style", DQN | POINT),
+        ("rainbow", RAINBOW | POINT | {"total_timesteps": 2500, "learning_starts": 1000}),
+    ],
 )
 def test_a_point_is_brought_to_its_target(script, fields, tmp_path):
     assert train(script, tmp_path, env_id="PointMass-v0", **fields) > -0.1  # standing still: -0.67
@@ -102,7 +106,11 @@ def test_a_point_is_brought_to_its_target(script, fields, tmp_path):
 
 @pytest.mark.parametrize(
     "script, fields",
-    [("sac_drq", SAC | PICTURE | {"shift_pad": 1}), ("dqn_atari_style", DQN | PICTURE), ("rainbow", RAINBOW | PICTURE)],
+    [
+        ("sac_drq", SAC | PICTURE | {"shift_pad": 1}),
+        ("dqn_atari_style", DQN | PICTURE),
+        ("rainbow", RAINBOW | PICTURE | {"total_timesteps": 1200, "learning_starts": 600}),
+    ],
 )
 def test_a_picture_tells_the_action(script, fields, tmp_path):
     assert train(script, tmp_path, env_id="BrightColumn-v0", image_size=36, **fields) > -0.1  # without looking: -0.5
