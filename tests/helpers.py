@@ -19,7 +19,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 from cleanrl_cc.checkpoints import load_checkpoint, load_replay
 from cleanrl_cc.runs import read_csv
 
-SCRIPTS = ["sac_drq", "td3", "ddpg"]  # a new script is tested by adding its name
+SCRIPTS = ["sac_drq", "td3", "ddpg", "dqn_atari_style", "rainbow"]  # a new script is tested by adding its name
 ROOT = Path(__file__).parents[1]
 
 # A run of seconds. Each script takes the fields that it has. Pendulum-v1 truncates each episode after 200 steps, never earlier.
@@ -39,6 +39,9 @@ TINY = {
     "hidden_dim": 16,
     "encoder_channels": 4,
     "feature_dim": 8,
+    "target_update_frequency": 3,
+    "epsilon_steps": 100,
+    "beta_steps": 200,
 }
 PIXELS = {"env_id": "CarRacing-v3", "buffer_size": 500, "total_timesteps": 100, "updates_per_step": 0.5}
 
@@ -62,7 +65,10 @@ def flags(changes: dict) -> list[str]:
     words = []
     for name, value in changes.items():
         flag = name.replace("_", "-")
-        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     return words
 
 

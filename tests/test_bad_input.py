@@ -49,6 +49,14 @@ WRONG = {
     "negative noise clip": ({"noise_clip": -0.1}, ["--noise-clip"]),
     "negative exploration": ({"exploration_noise": -0.1}, ["--exploration-noise"]),
     "negative exploration at the end": ({"final_exploration_noise": -0.1}, ["--final-exploration-noise"]),
+    "one bin": ({"bins": 1}, ["--bins", "at least 2", "1"]),
+    "no updates between targets": ({"target_update_frequency": 0}, ["--target-update-frequency", "at least 1"]),
+    "more than all actions random": ({"epsilon_end": 1.5}, ["--epsilon-end", "between 0 and 1"]),
+    "random actions that take no steps": ({"epsilon_steps": 0}, ["--epsilon-steps", "at least 1"]),
+    "one atom": ({"num_atoms": 1}, ["--num-atoms", "at least 2"]),
+    "support without width": ({"v_min": 2.0, "v_max": 2.0}, ["--v-max", "--v-min", "2.0"]),
+    "support upside down": ({"v_min": 1.0, "v_max": -1.0}, ["--v-max", "--v-min", "1.0", "-1.0"]),
+    "exponent that takes no steps": ({"beta_steps": 0}, ["--beta-steps", "at least 1"]),
     "exploration over before it starts": ({"exploration_steps": 0}, ["--exploration-steps", "positive"]),
     "absent GPU": ({"device": "cuda:7"}, ["--device cuda:7", "cpu"]),
     "unknown device": ({"device": "nonsense"}, ["--device nonsense", "cpu"]),
@@ -86,6 +94,14 @@ def test_a_word_that_cannot_be_parsed_names_its_flag(script, changes, tmp_path, 
         parse(script, command_line(script, tmp_path / "run", **changes))
     assert caught.value.code == 2
     assert flags(changes)[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("component", ["triple", "n_step"])
+def test_an_unknown_component_is_named(component, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("rainbow", command_line("rainbow", tmp_path / "run", components=("double", component)))
+    assert caught.value.code == 2
+    assert "--components" in capsys.readouterr().err
 
 
 def test_the_largest_buffer_named_fits(tmp_path):

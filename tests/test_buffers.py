@@ -13,14 +13,14 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from cleanrl_cc import machine
+from cleanrl_cc import machine, rainbow
 from cleanrl_cc.envs import InputError, make_env
 
 CPU = torch.device("cpu")
 GAMMA = 0.9
 
 
-@pytest.fixture(params=["sac_drq"])
+@pytest.fixture(params=["sac_drq", "dqn_atari_style", "rainbow"])
 def script(request):
     return importlib.import_module(f"cleanrl_cc.{request.param}")
 
@@ -28,8 +28,8 @@ def script(request):
 class Recorder:
     """Random play of a vector of counting environments, stored in a buffer as `train` does, and in plain lists."""
 
-    def __init__(self, script, env_id="CountingImages-v0", num_envs=1, frame_stack=1, n_step=1, buffer_size=60, grayscale=True):
-        fields = {"num_envs": num_envs, "frame_stack": frame_stack, "n_step": n_step, "buffer_size": buffer_size, "gamma": GAMMA}
+    def __init__(self, script, env_id="CountingImages-v0", num_envs=1, frame_stack=1, n_step=1, buffer_size=60, grayscale=True, **more):
+        fields = more | {"num_envs": num_envs, "frame_stack": frame_stack, "n_step": n_step, "buffer_size": buffer_size, "gamma": GAMMA}
         make = partial(make_env, env_id, frame_stack=frame_stack, image_size=4, grayscale=grayscale)
         self.envs = gym.vector.SyncVectorEnv([partial(make, seed=(7, index)) for index in range(num_envs)])
         self.buffer = script.ReplayBuffer(script.Args(**fields), self.envs.single_observation_space, self.envs.single_action_space, CPU)
@@ -47,7 +47,8 @@ class Recorder:
 
     def play(self, num_rows: int):
         for _ in range(num_rows):
-            actions = self.rng.uniform(-1, 1, self.envs.action_space.shape).astype(np.float32)
+            actions = self.rng.uniform(-100, 100, self.envs.action_space.shape)  # nobody looks at them: as what the buffer keeps
+            actions = actions.astype(str(self.buffer.actions.dtype).removeprefix("torch."))
             next_obs, rewards, terminations, truncations, _ = self.envs.step(actions)
             self.buffer.add(self.obs, actions, rewards, terminations, truncations, final=self.autoreset)
             self.row += 1
@@ -133,7 +134,7 @@ def test_every_valid_start_is_drawn_equally_often(script, num_envs, num_rows):
     assert set(map(tuple, starts.tolist())) == recorder.valid_starts()
     expected, freedom = counts.mean(), len(counts) - 1
     chi_square = ((counts - expected) ** 2 / expected).sum()
-    assert abs(chi_square - freedom) < 4 * np.sqrt(2 * freedom)  # four standard deviations
+    assert chi_square - freedom < 4 * np.sqrt(2 * freedom)  # four standard deviations; rainbow.py's draws are more even than chance
 
 
 def test_stored_rows_are_copies(script):
@@ -143,7 +144,7 @@ def test_stored_rows_are_copies(script):
         columns[0][:], columns[1][:], columns[2][:] = row, row, row
         buffer.add(*columns, final=np.zeros(1, bool))
     batch = buffer.sample(64, np.random.default_rng(0))
-    assert torch.equal(batch.obs[:, 0], batch.rewards) and torch.equal(batch.actions[:, 0], batch.rewards)
+    assert torch.equal(batch.obs[:, 0], batch.rewards) and torch.equal(batch.actions[:, 0].float(), batch.rewards)
     assert torch.equal(batch.next_obs[:, 0], batch.rewards + 1)
     assert batch.rewards.unique().tolist() == [0, 1, 2]
 
@@ -173,6 +174,80 @@ def test_a_buffer_from_a_checkpoint_goes_on_like_the_stored_one(script, num_rows
         assert torch.equal(batch, other)
     stored.play(7)  # goes on in the middle of an episode
     stored.check(stored.buffer.sample(64, stored.rng))
+
+
+# --- priorities ---
+
+
+def prioritised(num_rows: int, **fields) -> Recorder:
+    recorder = Recorder(rainbow, **fields)
+    recorder.play(num_rows)
+    return recorder
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("frame_stack, n_step", [(1, 1), (4, 1), (1, 5), (3, 3)])
+def test_prioritised_batches_equal_a_list_of_episodes(frame_stack, n_step, num_envs):
+    fields = {"num_envs": num_envs, "frame_stack": frame_stack, "n_step": n_step, "buffer_size": 25 * num_envs}
+    recorder, rng = prioritised(n_step + 1, **fields), np.random.default_rng(1)
+    buffer = recorder.buffer
+    for _ in range(60):  # the ring wraps 12 times
+        batch = buffer.sample(16, rng, beta=0.5)
+        recorder.check(batch)
+        buffer.update_priorities(batch.nodes, torch.from_numpy(rng.exponential(10, 16)))
+        recorder.check(buffer.sample(16, rng))
+        assert np.array_equal(buffer.tree[1 : buffer.num_leaves], buffer.tree[2:].reshape(-1, 2).sum(axis=1))
+        recorder.play(5)
+
+
+def test_rows_that_cannot_start_a_window_have_no_priority_and_new_ones_the_largest():
+    recorder = prioritised(130, num_envs=2, frame_stack=3, n_step=4, buffer_size=100)
+    buffer, rng = recorder.buffer, np.random.default_rng(1)
+    buffer.update_priorities(buffer.sample(64, rng).nodes, torch.full((64,), 9.0))
+    assert buffer.max_priority == pytest.approx(3)
+    recorder.play(1)
+    ready = (recorder.row - 1 - 4) % 50  # the first four rows after it are written
+    assert np.array_equal(buffer.priorities[ready], np.where(buffer.final[ready], 0, buffer.max_priority))
+    assert (buffer.priorities[buffer.final] == 0).all()
+    unfinished, overwritten = np.arange(-4, 0), np.arange(2)  # rows from the write head
+    assert (buffer.priorities[(recorder.row + np.append(unfinished, overwritten)) % 50] == 0).all()
+    assert np.count_nonzero(buffer.priorities) == len(recorder.valid_starts())
+
+
+def test_rows_are_drawn_in_proportion_to_their_priorities():
+    buffer, rng = prioritised(130, num_envs=2, frame_stack=3, n_step=3, buffer_size=100).buffer, np.random.default_rng(2)
+    nodes = buffer.sample(10_000, rng).nodes.unique()
+    errors = torch.from_numpy(rng.normal(0, 5, len(nodes)))
+    buffer.update_priorities(nodes, errors)
+    expected = (errors.abs() + 1e-6).sqrt()
+    expected /= expected.sum()
+    batch = buffer.sample(100_000, rng, beta=0.7)
+    counts = torch.bincount(batch.nodes, minlength=2 * buffer.num_leaves)
+    assert counts.sum() == counts[nodes].sum()
+    assert ((counts[nodes] - 100_000 * expected).abs() < 2).all()  # one draw from each equal share
+    weights = dict(zip(nodes.tolist(), ((expected.min() / expected) ** 0.7).tolist(), strict=True))
+    assert batch.weights.tolist() == pytest.approx([weights[node] for node in batch.nodes.tolist()])
+
+
+def test_the_sum_tree_finds_what_a_walk_along_the_rows_finds():
+    buffer, rng = prioritised(130, num_envs=3, frame_stack=2, n_step=2, buffer_size=150).buffer, np.random.default_rng(3)
+    for _ in range(50):
+        buffer.update_priorities(buffer.sample(32, rng).nodes, torch.from_numpy(rng.exponential(3, 32)))
+    nodes = buffer.sample(64, np.random.default_rng(4)).nodes
+    priorities, shares = buffer.priorities.ravel().tolist(), np.random.default_rng(4).random(64)
+    for i, share in enumerate(shares):
+        goal, leaf = (i + share) * sum(priorities) / 64, 0
+        while goal >= priorities[leaf]:
+            goal, leaf = goal - priorities[leaf], leaf + 1
+        assert nodes[i] == buffer.num_leaves + leaf
+
+
+def test_without_priorities_errors_change_nothing():
+    buffer, rng = prioritised(130, components=("n-step",)).buffer, np.random.default_rng(5)
+    before = buffer.tree.copy()
+    batch = buffer.sample(64, rng)
+    buffer.update_priorities(batch.nodes, torch.from_numpy(rng.exponential(3, 64)))
+    assert np.array_equal(buffer.tree, before) and (batch.weights == 1).all()
 
 
 # --- memory ---

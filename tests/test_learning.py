@@ -5,7 +5,7 @@ import importlib
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 
 class PointMass(gym.Env):
@@ -53,14 +53,39 @@ class BrightColumn(gym.Env):
         return image
 
 
+class Echo(gym.Env):
+    """One step: the observation is the action to take, which are numbered from 1."""
+
+    observation_space, action_space = Box(0, 1, (4,), np.float32), Discrete(4, start=1)
+
+    def __init__(self, render_mode=None):
+        self.number = 1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.number = int(self.np_random.integers(1, 5))
+        return self.observe(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return self.observe(), -float(action != self.number), True, False, {}
+
+    def observe(self) -> np.ndarray:
+        return np.eye(4, dtype=np.float32)[self.number - 1]
+
+
+gym.register("Echo-v0", Echo)
 gym.register("PointMass-v0", PointMass)
 gym.register("BrightColumn-v0", BrightColumn)
 
 OFF_POLICY = {"learning_rate": 1e-3, "hidden_dim": 64, "batch_size": 64, "tau": 0.02, "buffer_size": 10_000}
 SAC = OFF_POLICY | {"initial_alpha": 0.1}
 NOISE = OFF_POLICY | {"exploration_noise": 0.5, "exploration_steps": 1000}
+DQN = {"bins": 15, "learning_rate": 1e-3, "hidden_dim": 64, "batch_size": 64, "target_update_frequency": 50, "updates_per_step": 1.0}
+DQN |= {"epsilon_steps": 500, "epsilon_end": 0.1}
+RAINBOW = DQN | {"beta_steps": 2000, "v_min": -2.0, "v_max": 0.0}
 POINT = {"total_timesteps": 1500, "learning_starts": 400, "gamma": 0.9}
-PICTURE = {"total_timesteps": 900, "learning_starts": 200, "frame_stack": 1, "shift_pad": 1, "encoder_channels": 8}
+PICTURE = {"total_timesteps": 900, "learning_starts": 200, "frame_stack": 1, "encoder_channels": 8}
 
 
 def train(script: str, folder, **fields) -> float:
@@ -76,6 +101,8 @@ def train(script: str, folder, **fields) -> float:
         ("td3", NOISE | POINT),
         ("ddpg", NOISE | POINT),
         ("ddpg", NOISE | POINT | {"batch_norm": True, "exploration_noise_type": "ou"}),
+        ("dqn_atari_style", DQN | POINT | {"total_timesteps": 2000}),
+        ("rainbow", RAINBOW | POINT | {"total_timesteps": 2500, "learning_starts": 1000}),
     ],
 )
 def test_a_point_is_brought_to_its_target(script, fields, tmp_path):
@@ -84,7 +111,18 @@ def test_a_point_is_brought_to_its_target(script, fields, tmp_path):
 
 @pytest.mark.parametrize(
     "script, fields",
-    [("sac_drq", SAC | PICTURE), ("td3", NOISE | PICTURE), ("ddpg", NOISE | PICTURE | {"random_shift": False})],
+    [
+        ("sac_drq", SAC | PICTURE | {"shift_pad": 1}),
+        ("td3", NOISE | PICTURE | {"shift_pad": 1}),
+        ("ddpg", NOISE | PICTURE | {"random_shift": False}),
+        ("dqn_atari_style", DQN | PICTURE),
+        ("rainbow", RAINBOW | PICTURE | {"total_timesteps": 1200, "learning_starts": 600}),
+    ],
 )
 def test_a_picture_tells_the_action(script, fields, tmp_path):
     assert train(script, tmp_path, env_id="BrightColumn-v0", image_size=36, **fields) > -0.1  # without looking: -0.5
+
+
+@pytest.mark.parametrize("script, fields", [("dqn_atari_style", DQN), ("rainbow", RAINBOW), ("rainbow", RAINBOW | {"components": ()})])
+def test_a_discrete_action_is_chosen_by_what_is_seen(script, fields, tmp_path):
+    assert train(script, tmp_path, env_id="Echo-v0", total_timesteps=500, learning_starts=100, **fields) == 0  # by chance: -0.75

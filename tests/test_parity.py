@@ -1,18 +1,19 @@
 """Updates from the same weights, batches and noise equal those of independent implementations."""
 
 import itertools
+import math
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from cleanrl_cc import ddpg, sac_drq, td3
+from cleanrl_cc import ddpg, dqn_atari_style, rainbow, sac_drq, td3
 
 OBS_DIM, ACTION_DIM, BATCH_SIZE, GAMMA, TAU, LEARNING_RATE = 7, 3, 64, 0.97, 0.02, 1e-3
 
@@ -186,3 +187,233 @@ def test_sac_log_probs_of_saturated_actions_are_finite():
     log_probs.sum().backward()
     assert actions.abs().max() == 1
     assert log_probs.isfinite().all() and mean.grad.isfinite().all()
+
+
+# --- DQN ---
+
+
+class DiscreteSpaces(gym.Env):
+    observation_space, action_space = Box(-np.inf, np.inf, (OBS_DIM,)), Discrete(5)
+
+
+def make_dqn_batch(generator: torch.Generator, num_bins: int, num_dims: int = 1) -> dqn_atari_style.Batch:
+    """Half of the transitions terminate; windows of 1 to 3 steps; errors on both sides of Huber's corner."""
+    obs, next_obs = torch.randn(2, BATCH_SIZE, OBS_DIM, generator=generator)
+    bins = torch.randint(0, num_bins, (BATCH_SIZE, num_dims), generator=generator)
+    rewards, indices = 2 * torch.randn(BATCH_SIZE, generator=generator), torch.arange(BATCH_SIZE)
+    return dqn_atari_style.Batch(obs, bins, rewards, next_obs, (indices % 2).float(), GAMMA ** (indices % 3 + 1))
+
+
+def dqn_weights(policy) -> dict:
+    networks = {"q_network": policy.q_net, "q_target": policy.q_net_target}
+    layers = {name: [m for m in net.q_net if isinstance(m, torch.nn.Linear)] for name, net in networks.items()}
+    places = ("encoder.0", "hidden", "out")
+    pairs = [(f"{name}.{place}", layer) for name, three in layers.items() for place, layer in zip(places, three, strict=True)]
+    return {f"{place}.{key}": value.clone() for place, layer in pairs for key, value in layer.state_dict().items()}
+
+
+def test_dqn_updates_equal_stable_baselines3(monkeypatch):
+    rates = {"gamma": GAMMA, "learning_rate": LEARNING_RATE}
+    # Their target is copied every 3 steps of the environment, ours every 3 updates: they make one update per step here.
+    theirs = {"policy_kwargs": {"net_arch": [32, 32]}, "batch_size": BATCH_SIZE, "buffer_size": 1, "target_update_interval": 3}
+    model = sb3.DQN("MlpPolicy", DiscreteSpaces(), seed=1, device="cpu", **theirs, **rates)
+    model.set_logger(configure(None, []))
+    args = dqn_atari_style.Args(precision="fp32", hidden_dim=32, target_update_frequency=3, **rates)
+    agent = dqn_atari_style.Agent(args, DiscreteSpaces.observation_space, DiscreteSpaces.action_space, torch.device("cpu"))
+    agent.load_state_dict(dqn_weights(model.policy))
+    model.policy.optimizer.param_groups[0]["eps"] = agent.q_optimizer.param_groups[0]["eps"] = 1e-5  # as for SAC
+
+    generator = torch.Generator().manual_seed(2)
+    for update in range(1, 8):
+        batch = make_dqn_batch(generator, num_bins=5)
+        before = {name: value.clone() for name, value in agent.state_dict().items()}
+        monkeypatch.setattr(model.replay_buffer, "sample", lambda batch_size, env, batch=batch: to_sb3(batch))
+        model.train(gradient_steps=1, batch_size=BATCH_SIZE)
+        model._on_step()
+        metrics = agent.update(batch)
+        assert metrics["losses/qf_loss"].item() == pytest.approx(model.logger.name_to_value["train/loss"], rel=1e-5)
+        weights = agent.state_dict()
+        for name, value in dqn_weights(model.policy).items():
+            torch.testing.assert_close(
+                weights[name], value, rtol=1e-6, atol=5e-3 * LEARNING_RATE, msg=lambda text, name=name: f"{name}: {text}"
+            )
+            moves = "target" not in name or update % 3 == 0
+            assert ((weights[name] - before[name]).abs().max() > 0.1 * LEARNING_RATE) == moves, name
+
+
+def test_dqn_gradients_are_clipped_as_in_stable_baselines3(monkeypatch):
+    agent = dqn_atari_style.Agent(dqn_atari_style.Args(hidden_dim=32, loss="mse"), Box(-1, 1, (OBS_DIM,)), Discrete(5), torch.device("cpu"))
+    batch = make_dqn_batch(torch.Generator().manual_seed(3), num_bins=5)
+    agent.update(batch._replace(rewards=1e4 * batch.rewards))
+    norm = torch.cat([p.grad.flatten() for p in agent.q_network.parameters()]).norm()
+    assert norm == pytest.approx(sb3.DQN("MlpPolicy", DiscreteSpaces()).max_grad_norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["huber", "mse"])
+def test_decoupled_targets_and_losses_equal_loops(loss):
+    args = dqn_atari_style.Args(precision="fp32", hidden_dim=32, loss=loss, bins=4, reward_scale=0.5)
+    agent = dqn_atari_style.Agent(args, Box(-1, 1, (OBS_DIM,)), Box(-1, 1, (3,)), torch.device("cpu"))
+    batch = make_dqn_batch(torch.Generator().manual_seed(3), num_bins=4, num_dims=3)
+    with torch.no_grad():
+        q, next_q = agent.q_network(batch.obs).tolist(), agent.q_target(batch.next_obs).tolist()
+    losses = []
+    for i in range(BATCH_SIZE):
+        value = sum(q[i][d][batch.actions[i, d]] for d in range(3)) / 3
+        best = sum(max(bins) for bins in next_q[i]) / 3
+        target = 0.5 * batch.rewards[i].item() + (0 if batch.terminations[i] else batch.gammas[i].item() * best)
+        error = abs(value - target)
+        losses.append(error**2 if loss == "mse" else error**2 / 2 if error < 1 else error - 0.5)
+    assert agent.update(batch)["losses/qf_loss"].item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+# --- Rainbow ---
+
+
+def rainbow_agent(components: tuple, action_space=None, **fields) -> rainbow.Agent:
+    torch.manual_seed(0)
+    args = rainbow.Args(precision="fp32", hidden_dim=32, components=components, **fields)
+    return rainbow.Agent(args, Box(-1, 1, (OBS_DIM,)), action_space or Box(-1, 1, (3,)), torch.device("cpu"))
+
+
+def weighted(batch: dqn_atari_style.Batch, weights: torch.Tensor | None = None) -> rainbow.Batch:
+    return rainbow.Batch(*batch, torch.ones(BATCH_SIZE) if weights is None else weights, torch.zeros(BATCH_SIZE, dtype=int))
+
+
+@pytest.mark.parametrize("action_space", [Box(-1, 1, (3,)), Discrete(3)])
+@pytest.mark.parametrize("loss", ["huber", "mse"])
+def test_rainbow_without_components_is_dqn_bit_for_bit(loss, action_space):
+    fields = {"precision": "fp32", "hidden_dim": 32, "loss": loss, "target_update_frequency": 3}
+    torch.manual_seed(0)
+    dqn = dqn_atari_style.Agent(dqn_atari_style.Args(**fields), Box(-1, 1, (OBS_DIM,)), action_space, torch.device("cpu"))
+    ours = rainbow_agent((), action_space, loss=loss, target_update_frequency=3, learning_rate=dqn.args.learning_rate)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(7):
+        batch = make_dqn_batch(generator, num_bins=3, num_dims=dqn.num_dims)
+        metrics, (_, our_metrics) = dqn.update(batch), ours.update(weighted(batch))
+        assert our_metrics == metrics
+    weights = ours.state_dict()
+    assert weights.keys() == dqn.state_dict().keys()
+    assert all(torch.equal(weights[name], value) for name, value in dqn.state_dict().items())
+
+
+@pytest.mark.parametrize("v_min, v_max, num_atoms", [(-10, 10, 51), (0, 20, 51), (-1, 2, 2), (-5, 15, 7)])
+def test_c51_projection_equals_a_loop(v_min, v_max, num_atoms):
+    agent = rainbow_agent(("c51",), v_min=float(v_min), v_max=float(v_max), num_atoms=num_atoms)
+    rng, spacing = np.random.default_rng(5), (v_max - v_min) / (num_atoms - 1)
+    probs, rewards = rng.dirichlet(np.ones(num_atoms), 40), rng.normal(0, v_max - v_min, 40)
+    gammas = np.where(rng.random(40) < 0.3, 0, 0.9)
+    rewards[:10], gammas[:10] = v_min + spacing * rng.integers(0, num_atoms, 10), 0  # exactly on an atom
+    rewards[10:20], gammas[10:20] = 0, 1  # every atom on itself, where l == u
+    expected = np.zeros((40, num_atoms))
+    for i in range(40):
+        for k in range(num_atoms):
+            place = (np.clip(rewards[i] + gammas[i] * (v_min + k * spacing), v_min, v_max) - v_min) / spacing
+            place = min(round(place, 9), num_atoms - 1)
+            lower, upper = math.floor(place), math.ceil(place)
+            if lower == upper:
+                expected[i, lower] += probs[i, k]
+            else:
+                expected[i, lower] += probs[i, k] * (upper - place)
+                expected[i, upper] += probs[i, k] * (place - lower)
+    projected = agent.project(*(torch.tensor(array, dtype=torch.float32) for array in (probs, rewards, gammas)))
+    np.testing.assert_allclose(projected, expected, atol=2e-5)
+    np.testing.assert_allclose(projected.sum(dim=1), 1, atol=2e-5)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("num_dims", [1, 3])
+def test_c51_losses_equal_numpy(num_dims, double):
+    components = ("c51", "double") if double else ("c51",)
+    agent = rainbow_agent(components, Box(-1, 1, (num_dims,)), v_min=-4.0, v_max=4.0, num_atoms=11)
+    with torch.no_grad():
+        for parameter in agent.q_target.parameters():  # another network: the choice must matter
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    batch = make_dqn_batch(torch.Generator().manual_seed(6), num_bins=3, num_dims=num_dims)
+    weights = torch.linspace(0.1, 1, BATCH_SIZE)
+    with torch.no_grad():
+        networks = (agent.q_network(batch.obs), agent.q_network(batch.next_obs), agent.q_target(batch.next_obs))
+        probs, online_next, target_next = (np.exp(x.double().log_softmax(3).numpy()) for x in networks)  # (B, D, bins, K)
+    atoms, errors = np.linspace(-4, 4, 11), []
+    for i in range(BATCH_SIZE):
+        best = ((online_next if double else target_next)[i] @ atoms).argmax(axis=1)
+        target = np.mean([target_next[i, d, best[d]] for d in range(num_dims)], axis=0)
+        gamma = batch.gammas[i].item() * (1 - batch.terminations[i].item())
+        projected = agent.project(torch.tensor(target[None]).float(), batch.rewards[i : i + 1], torch.tensor([gamma])).numpy()[0]
+        chosen = np.mean([probs[i, d, batch.actions[i, d]] for d in range(num_dims)], axis=0)
+        errors.append(sum(m * np.log(m / p) for m, p in zip(projected, chosen, strict=True) if m > 0))
+    td_errors, metrics = agent.update(weighted(batch, weights))
+    np.testing.assert_allclose(td_errors, errors, rtol=1e-3, atol=1e-5)
+    assert metrics["losses/qf_loss"].item() == pytest.approx(np.mean(weights.numpy() * errors), rel=1e-4)
+
+
+def test_double_q_learning_lets_the_online_network_choose():
+    agent = rainbow_agent(("double",), Discrete(4))
+    with torch.no_grad():
+        for parameter in agent.q_target.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        batch = make_dqn_batch(torch.Generator().manual_seed(7), num_bins=4)
+        pairs = ((agent.q_network, batch.obs), (agent.q_network, batch.next_obs), (agent.q_target, batch.next_obs))
+        q, online, target = (network(obs)[:, 0, :, 0] for network, obs in pairs)
+    expected = [
+        q[i, batch.actions[i, 0]] - batch.rewards[i] - batch.gammas[i] * (1 - batch.terminations[i]) * target[i, online[i].argmax()]
+        for i in range(BATCH_SIZE)
+    ]
+    assert (online.argmax(1) != target.argmax(1)).any()
+    torch.testing.assert_close(agent.update(weighted(batch))[0], torch.stack(expected))
+
+
+@pytest.mark.parametrize("components", [("dueling",), ("dueling", "c51")])
+def test_dueling_equals_a_loop(components):
+    agent = rainbow_agent(components)
+    network, obs = agent.q_network, torch.randn(5, OBS_DIM)
+    num_atoms = 51 if "c51" in components else 1
+    with torch.no_grad():
+        outputs = network(obs).numpy()
+        x = torch.relu(network.hidden(network.encoder(obs)))
+        values, advantages = network.value(x[:, :32]).numpy(), network.out(x[:, 32:]).numpy().reshape(5, 3, 3, num_atoms)
+    assert outputs.shape == (5, 3, 3, num_atoms)
+    for i, d, b, k in np.ndindex(outputs.shape):
+        expected = values[i, k] + advantages[i, d, b, k] - np.mean([advantages[i, d, other, k] for other in range(3)])
+        assert outputs[i, d, b, k] == pytest.approx(expected, abs=1e-5)
+
+
+def effective_weights(layer: rainbow.NoisyLinear) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise of the weights (out, in) and of the biases (out,) in one call, in standard deviations."""
+    with torch.no_grad():
+        outputs = layer(torch.cat([torch.zeros(1, layer.in_features), torch.eye(layer.in_features)]))
+        bias, weight = outputs[0], (outputs[1:] - outputs[0]).T
+        return (weight - layer.weight) / layer.weight_sigma, (bias - layer.bias) / layer.bias_sigma
+
+
+def test_noise_is_factorised_and_has_its_moments():
+    torch.manual_seed(8)
+    layer = rainbow.NoisyLinear(40, 30)
+    assert layer.weight_sigma.unique().item() == layer.bias_sigma.unique().item() == pytest.approx(0.5 / math.sqrt(40))
+    assert layer.weight.abs().max() <= 1 / math.sqrt(40) and layer.bias.abs().max() <= 1 / math.sqrt(40)
+    samples = []
+    for _ in range(300):
+        weight_noise, bias_noise = effective_weights(layer)
+        left, singular, right = torch.linalg.svd(weight_noise.double())
+        assert singular[1] < 1e-4 * singular[0]  # an outer product
+        aligned = torch.nn.functional.cosine_similarity(left[:, 0], bias_noise.double(), dim=0).abs()
+        assert aligned == pytest.approx(1, abs=1e-4)  # with the noise of the outputs, which is that of the biases
+        samples.append(bias_noise)
+    noise = torch.stack(samples).flatten().double()
+    # ε = sgn(z) √|z|: E ε = 0, E ε² = E|z| = √(2/π), E ε⁴ = E z² = 1
+    assert noise.mean().abs() < 0.04 and (noise**2).mean() == pytest.approx(math.sqrt(2 / math.pi), abs=0.03)
+    assert (noise**4).mean() == pytest.approx(1, abs=0.08)
+
+
+def test_one_call_shares_its_noise_among_the_batch_and_two_calls_do_not():
+    torch.manual_seed(9)
+    layer, x = rainbow.NoisyLinear(4, 3), torch.ones(2, 4)
+    first, second = layer(x), layer(x)
+    assert torch.equal(first[0], first[1]) and not torch.equal(first, second)
+    layer.eval()
+    assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_noise_of_online_and_target_networks_differs():
+    agent, obs = rainbow_agent(("noisy",)), torch.ones(1, OBS_DIM)
+    torch.manual_seed(10)
+    assert not torch.equal(agent.q_network(obs), agent.q_target(obs))  # equal weights

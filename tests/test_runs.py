@@ -63,7 +63,7 @@ def test_a_run_folder_holds_everything(finished):
 def test_args_json_repeats_the_run(finished):
     folder, _ = finished
     description = json.loads((folder / "args.json").read_text())
-    assert description["args"] == checkpoint(folder)["args"]
+    assert description["args"] == json.loads(json.dumps(checkpoint(folder)["args"]))  # where tuples are lists
     assert {"commands", "machine", "versions"} <= description.keys()
 
 

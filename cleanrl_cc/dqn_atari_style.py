@@ -1,0 +1,409 @@
+"""Deep Q-Network (DQN) on stacked images or on states, for discrete and for continuous actions.
+
+    python cleanrl_cc/dqn_atari_style.py --env-id CarRacing-v3
+
+Papers: DQN, Mnih et al. 2015, doi:10.1038/nature14236; decoupled Q-learning, Seyde et al. 2022, arXiv:2210.12566.
+
+The ideas: a network that values every action at once; replay, against correlated transitions; a target network that stands still
+between copies. Continuous actions take `bins` values per dimension, each dimension has a head of its own, and Q(s, a) is the mean
+over the heads: 21 dimensions of 3 bins need 63 outputs, not 3^21.
+
+Differs from the paper:
+- Adam instead of RMSProp; gradients are clipped by their norm.
+- Rewards are scaled, not clipped, and returns may be n-step: see `PRESETS`.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+from cleanrl_cc.envs import make_vector_env, require
+from cleanrl_cc.machine import place_buffer, start_torch
+from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
+
+# --- arguments ---
+
+
+@dataclass
+class Args:
+    # Run
+    env_id: str = "CarRacing-v3"
+    """any Gymnasium id: Box2D, MuJoCo, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
+    seed: int = 1
+    """seeds Python, NumPy, torch and every training environment"""
+    total_timesteps: int = 1_000_000
+    """environment transitions the agent chooses an action for, summed over parallel environments"""
+    num_envs: int = 1
+    """parallel environments, each in its own process when more than one"""
+    obs: Literal["auto", "pixels", "state"] = "auto"
+    """what the agent sees; auto: pixels where the environment emits images, else state"""
+    action_set: Literal["auto", "native", "five"] = "auto"
+    """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own; five: CarRacing's five discrete actions"""
+    action_repeat: int = 1
+    """environment steps per agent step; rewards are summed, only the last frame is rendered"""
+    frame_stack: int = 4
+    """newest frames in a pixel observation"""
+    image_size: int = 84
+    """height and width of pixel observations"""
+    grayscale: bool = True
+    """one channel per frame instead of three"""
+    patience: int = 0
+    """truncate a training episode after so many agent steps without a positive reward; 0: never. Evaluations ignore it"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1"""
+    num_threads: int | None = None
+    """torch threads; None: torch decides"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocasts the networks; auto: bf16 for pixels on processors that have it, else fp32"""
+    compile: bool = False
+    """torch.compile the updates (pays on a GPU; needs a C++ compiler)"""
+    runs_dir: str = "runs"
+    """where the run folder goes"""
+    run_name: str | None = None
+    """name of the run folder; None: environment, script, seed and time"""
+    resume: str | None = None
+    """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow"""
+    checkpoint_frequency: int = 25_000
+    """global steps between checkpoints; 0: only at the end and when stopped"""
+    eval_frequency: int = 10_000
+    """global steps between evaluations; 0: only at the end"""
+    eval_episodes: int = 10
+    """deterministic episodes per evaluation"""
+    capture_video: bool = False
+    """film the first episode of each evaluation"""
+    track: bool = False
+    """log to Weights & Biases beside TensorBoard"""
+    wandb_project: str = "cleanrl_cc"
+    """Weights & Biases project"""
+    wandb_entity: str | None = None
+    """Weights & Biases team or user"""
+
+    # Replay
+    buffer_size: int = 100_000
+    """transitions kept"""
+    batch_size: int = 32
+    """transitions per update"""
+    learning_starts: int = 5_000
+    """first actions, uniform; updates begin after them"""
+    updates_per_step: float = 0.25
+    """updates per transition, whatever num_envs"""
+    n_step: int = 1
+    """rewards summed before bootstrapping"""
+
+    # DQN
+    bins: int = 3
+    """values per dimension of a continuous action, evenly spaced in [-1, 1]"""
+    gamma: float = 0.99
+    """discount per agent step"""
+    learning_rate: float = 1e-4
+    """Adam's"""
+    target_update_frequency: int = 250
+    """updates between copies of the online network to the target network"""
+    epsilon_end: float = 0.05
+    """last share of random actions"""
+    epsilon_steps: int = 50_000
+    """global steps, after learning_starts, in which that share falls from 1"""
+    loss: Literal["huber", "mse"] = "huber"
+    """of the temporal difference"""
+    hidden_dim: int = 512
+    """width of the hidden layer after the encoder, and of the encoder of states"""
+    reward_scale: float = 1.0
+    """factor on rewards before they are learned from"""
+    encoder_channels: int = 32
+    """channels of the first convolution of images; the other two have twice as many"""
+
+
+# The defaults above: Stable-Baselines3 zoo, dqn.yml, Atari, but a smaller share of random actions and earlier updates. ZOO: the same
+# file, LunarLander-v2, with one update per step as there.
+ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000, "updates_per_step": 1.0}
+ZOO |= {"learning_rate": 6.3e-4, "target_update_frequency": 250, "epsilon_steps": 12_000, "epsilon_end": 0.1, "hidden_dim": 256}
+PRESETS = {
+    "CartPole-v1": ZOO
+    | {"total_timesteps": 50_000, "batch_size": 64, "updates_per_step": 0.5, "learning_rate": 2.3e-3}
+    | {"target_update_frequency": 128, "epsilon_steps": 8_000, "epsilon_end": 0.04},
+    "LunarLander-v3": ZOO | {"action_set": "native"},
+    "Acrobot-v1": ZOO,
+    # Images, episodes and rewards as in sac_drq.py; the other numbers are guesses
+    "CarRacing-v3": {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
+    | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.05}
+    | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16},
+    # Batch, n-step, target updates and epsilon_end: github.com/tseyde/decqn, config_default.py; images and action repeat: DrQ-v2, table 2
+    "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
+    | {"batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.1}
+    | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1},
+}
+
+
+# --- replay buffer ---
+
+
+class Batch(NamedTuple):
+    """B transitions; `rewards` sums up to n of them, and the return beyond is worth `gammas` times that of `next_obs`."""
+
+    obs: Tensor  # (B, *obs_shape), float32 or uint8
+    actions: Tensor  # (B, D) int64, the bin of each action dimension
+    rewards: Tensor  # (B,)
+    next_obs: Tensor  # (B, *obs_shape)
+    terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
+    gammas: Tensor  # (B,) gamma ** number of rewards summed
+
+
+class ReplayBuffer:
+    """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
+
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
+    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
+    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+    """
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
+        self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
+        self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
+        self.num_rows, shortest = args.buffer_size // args.num_envs, args.num_envs * (self.stack + self.n_step + 1)
+        require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
+        self.obs_shape, frame_shape = obs_space.shape, (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
+        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * math.prod(action_space.shape) + 8
+        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
+        self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
+        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)  # D = 1 if Discrete
+        self.rewards = np.empty(shape, np.float32)
+        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
+        self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
+        self.num_added = 0  # rows, ever
+
+    @property
+    def size(self) -> int:
+        """Rows filled."""
+        return min(self.num_added, self.num_rows)
+
+    def add(self, obs, actions, rewards, terminations, truncations, final):
+        """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,); `final` where the action was ignored."""
+        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
+        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
+        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
+        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
+        self.actions[row] = torch.as_tensor(actions)
+        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.final[row] = final
+        self.num_added += 1
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+        """Uniform over the rows that can start a window: not final, whole stack behind, n rows ahead of it written."""
+        oldest = self.num_added - self.size
+        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step  # [first, last)
+        rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
+        while (redraw := self.final[rows % self.num_rows, envs]).any():
+            rows[redraw], envs[redraw] = rng.integers(first, last, redraw.sum()), rng.integers(0, self.num_envs, redraw.sum())
+
+        # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
+        window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
+        terminations, rewards = self.terminations[window], self.rewards[window]
+        ends = terminations | self.truncations[window]
+        alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
+        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
+        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
+        return Batch(
+            self._stacks(rows, envs),
+            self._gather(self.actions, rows, envs).long(),
+            to_tensor((discounts * rewards * alive).sum(axis=1)),
+            self._stacks(rows + steps, envs),
+            to_tensor((terminations & alive).any(axis=1)),
+            to_tensor(self.gamma**steps),
+        )
+
+    def _stacks(self, rows, envs) -> Tensor:
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
+        return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
+
+    def _gather(self, column: Tensor, rows, envs) -> Tensor:
+        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
+        return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+
+    def arrays(self) -> dict:
+        """The filled part, for a checkpoint."""
+        columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
+        return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
+
+    def load_arrays(self, arrays: dict):
+        """Inverse of `arrays`."""
+        self.num_added = int(arrays.pop("num_added"))
+        for name, values in arrays.items():
+            column = getattr(self, name)
+            column[: self.size] = torch.from_numpy(values) if torch.is_tensor(column) else values
+
+
+# --- networks ---
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) uint8 to (B, out_dim): the convolutions of Mnih et al. 2015."""
+
+    def __init__(self, obs_shape: tuple[int, int, int], channels: int):
+        super().__init__()
+        require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
+        first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
+        third = nn.Conv2d(2 * channels, 2 * channels, 3)
+        convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
+        self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
+        self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
+
+    def forward(self, obs: Tensor) -> Tensor:
+        images = obs.contiguous(memory_format=torch.channels_last)  # while a value is one byte
+        return self.convolutions(images.float().div_(255).sub_(0.5))
+
+
+class QNetwork(nn.Module):
+    """Q_d(s, b) of every bin b of every action dimension d: (B, *obs_shape) to (B, D, bins)."""
+
+    def __init__(self, args: Args, obs_shape: tuple[int, ...], num_dims: int, num_bins: int):
+        super().__init__()
+        if len(obs_shape) == 3:
+            self.encoder = Encoder(obs_shape, args.encoder_channels)
+            in_dim = self.encoder.out_dim
+        else:
+            self.encoder, in_dim = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.ReLU()), args.hidden_dim
+        self.hidden, self.out = nn.Linear(in_dim, args.hidden_dim), nn.Linear(args.hidden_dim, num_dims * num_bins)
+        self.out_shape = num_dims, num_bins
+
+    def forward(self, obs: Tensor) -> Tensor:
+        x = F.relu(self.hidden(self.encoder(obs)))
+        return self.out(x).float().unflatten(1, self.out_shape)
+
+
+# --- agent ---
+
+
+class Agent(nn.Module):
+    """DQN: its networks, its optimizer, and how they act and learn. A Discrete space is one dimension whose bins are its actions."""
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
+        super().__init__()
+        self.args, self.device = args, device
+        self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)  # (A,) and A, or () and 1
+        discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
+        self.bin_actions = action_space.start + np.arange(action_space.n) if discrete else np.linspace(-1, 1, args.bins, dtype=np.float32)
+        sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
+        self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
+        self.q_target.load_state_dict(self.q_network.state_dict())
+        self.to(device)
+        self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=True)
+        self.optimizers = {"q": self.q_optimizer}
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
+        self.num_updates = 0
+        if args.compile:
+            self.update_critic = torch.compile(self.update_critic)
+
+    def act(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
+        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers. It is `train` that explores."""
+        bins = self.q_values(obs).argmax(axis=2)  # (N, D): as Q is a mean over dimensions, each chooses for itself
+        return self.bin_actions[bins].reshape(-1, *self.action_shape)
+
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        """max_a Q(s, a), (N,), in units of the environment's reward."""
+        return self.q_values(obs).max(axis=2).mean(axis=1) / self.args.reward_scale
+
+    @torch.no_grad()
+    def q_values(self, obs: np.ndarray) -> np.ndarray:
+        """Q_d(s, b), (N, D, bins)."""
+        with self.autocast():
+            return self.q_network(torch.as_tensor(obs, device=self.device)).cpu().numpy()
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the online network; now and then one of the target."""
+        metrics = self.update_critic(batch)
+        self.num_updates += 1
+        if self.num_updates % self.args.target_update_frequency == 0:
+            self.q_target.load_state_dict(self.q_network.state_dict())  # θ̄ ← θ
+        return metrics
+
+    def update_critic(self, batch: Batch) -> dict[str, Tensor]:
+        # y = R + γᵐ (1 - d) 1/D Σ_d max_b Q̄_d(s', b)  (Mnih et al. 2015, algorithm 1; Seyde et al. 2022)
+        with torch.no_grad(), self.autocast():
+            next_q = self.q_target(batch.next_obs).amax(dim=2).mean(dim=1)
+            target_q = self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+        # Q(s, a) = 1/D Σ_d Q_d(s, a_d)
+        with self.autocast():
+            q = self.q_network(batch.obs).gather(2, batch.actions[:, :, None]).squeeze(2).mean(dim=1)
+        qf_loss = F.smooth_l1_loss(q, target_q) if self.args.loss == "huber" else F.mse_loss(q, target_q)
+        self.q_optimizer.zero_grad()
+        qf_loss.backward()
+        nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
+        self.q_optimizer.step()
+        return {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
+
+
+# --- training ---
+
+
+def train(args: Args) -> float:
+    """Trains, and returns the mean return of the last evaluation."""
+    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency", "epsilon_steps")
+    positive, zero = ("learning_rate", "reward_scale"), ("learning_starts", "updates_per_step")
+    check_args(args, counts, zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive)
+    require(args.bins >= 2, "bins", args.bins, "at least 2")
+    envs = make_vector_env(args)
+    device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
+    agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
+    buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
+    rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
+    run, metrics = Run(args), {}
+    if run.checkpoint:
+        counters, obs, autoreset = run.restore(agent, envs, rng, buffer)
+        global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
+    else:
+        global_step, autoreset, (obs, _) = 0, np.zeros(args.num_envs, bool), envs.reset()
+
+    while global_step < args.total_timesteps:
+        previous_step = global_step
+
+        # 1. act
+        epsilon = np.interp(global_step, [args.learning_starts, args.learning_starts + args.epsilon_steps], [1, args.epsilon_end])
+        explores = rng.random(args.num_envs) < epsilon
+        bins = rng.integers(0, len(agent.bin_actions), (args.num_envs, agent.num_dims))
+        if not explores.all():
+            bins = np.where(explores[:, None], bins, agent.q_values(obs).argmax(axis=2))
+
+        # 2. step
+        next_obs, rewards, terminations, truncations, infos = envs.step(agent.bin_actions[bins].reshape(envs.action_space.shape))
+        global_step += int(np.sum(~autoreset))
+
+        # 3. store
+        buffer.add(obs, bins, rewards, terminations, truncations, final=autoreset)
+        obs, autoreset = next_obs, terminations | truncations
+
+        # 4. update
+        updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
+        while agent.num_updates < updates_due and buffer.size > args.n_step:
+            metrics = agent.update(buffer.sample(args.batch_size, rng))
+
+        # 5. log
+        run.log_episodes(global_step, infos)
+        run.show_progress(global_step)
+        if crossed(global_step, previous_step, LOG_FREQUENCY):
+            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon})
+
+        # 6. evaluate and checkpoint
+        if crossed(global_step, previous_step, args.eval_frequency):
+            run.evaluate(agent, global_step)
+        if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
+            run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+        run.exit_if_stopped()
+
+    mean_return = run.evaluate(agent, global_step)
+    run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+    envs.close()
+    run.close()
+    print(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")
+    return mean_return
+
+
+if __name__ == "__main__":
+    train(parse_args(Args, PRESETS))

@@ -1,0 +1,500 @@
+"""Rainbow: DQN and six improvements, for discrete and for continuous actions.
+
+    python cleanrl_cc/rainbow.py --env-id CarRacing-v3
+
+Paper: Hessel et al. 2018, arXiv:1710.02298. The ideas, each marked by its name in the code: [double] the online network chooses the next
+action, the target network values it (1509.06461); [per] larger errors are replayed more often (1511.05952); [dueling] value and
+advantages in two streams (1511.06581); [noisy] noise in the weights explores (1706.10295); [n-step] n rewards before bootstrapping;
+[c51] the distribution of the return instead of its mean (1707.06887). Without them this is dqn_atari_style.py.
+
+Differs from the paper:
+- Rewards are scaled, not clipped, and the support of returns follows: see `PRESETS`. Gradients are clipped by their norm.
+- Continuous actions as in dqn_atari_style.py, with the mixture of the dimensions' distributions. Both streams share their input noise.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+from cleanrl_cc.envs import make_vector_env, require
+from cleanrl_cc.machine import place_buffer, start_torch
+from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
+
+# --- arguments ---
+
+COMPONENTS = ("double", "per", "dueling", "noisy", "n-step", "c51")
+
+
+@dataclass
+class Args:
+    # Run
+    env_id: str = "CarRacing-v3"
+    """any Gymnasium id: Box2D, MuJoCo, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
+    seed: int = 1
+    """seeds Python, NumPy, torch and every training environment"""
+    total_timesteps: int = 1_000_000
+    """environment transitions the agent chooses an action for, summed over parallel environments"""
+    num_envs: int = 1
+    """parallel environments, each in its own process when more than one"""
+    obs: Literal["auto", "pixels", "state"] = "auto"
+    """what the agent sees; auto: pixels where the environment emits images, else state"""
+    action_set: Literal["auto", "native", "five"] = "auto"
+    """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own; five: CarRacing's five discrete actions"""
+    action_repeat: int = 1
+    """environment steps per agent step; rewards are summed, only the last frame is rendered"""
+    frame_stack: int = 4
+    """newest frames in a pixel observation"""
+    image_size: int = 84
+    """height and width of pixel observations"""
+    grayscale: bool = True
+    """one channel per frame instead of three"""
+    patience: int = 0
+    """truncate a training episode after so many agent steps without a positive reward; 0: never. Evaluations ignore it"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1"""
+    num_threads: int | None = None
+    """torch threads; None: torch decides"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocasts the networks; auto: bf16 for pixels on processors that have it, else fp32"""
+    compile: bool = False
+    """torch.compile the updates (pays on a GPU; needs a C++ compiler)"""
+    runs_dir: str = "runs"
+    """where the run folder goes"""
+    run_name: str | None = None
+    """name of the run folder; None: environment, script, seed and time"""
+    resume: str | None = None
+    """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow"""
+    checkpoint_frequency: int = 25_000
+    """global steps between checkpoints; 0: only at the end and when stopped"""
+    eval_frequency: int = 10_000
+    """global steps between evaluations; 0: only at the end"""
+    eval_episodes: int = 10
+    """deterministic episodes per evaluation"""
+    capture_video: bool = False
+    """film the first episode of each evaluation"""
+    track: bool = False
+    """log to Weights & Biases beside TensorBoard"""
+    wandb_project: str = "cleanrl_cc"
+    """Weights & Biases project"""
+    wandb_entity: str | None = None
+    """Weights & Biases team or user"""
+
+    # Rainbow
+    components: tuple[Literal[COMPONENTS], ...] = COMPONENTS
+    """what is added to DQN; nothing: --components without a word"""
+    beta_steps: int = 1_000_000
+    """[per] global steps in which the exponent of the importance weights grows from 0.4 to 1"""
+    num_atoms: int = 51
+    """[c51] atoms of the distribution of returns"""
+    v_min: float = -10.0
+    """[c51] smallest return, of scaled rewards"""
+    v_max: float = 10.0
+    """[c51] largest return"""
+
+    # Replay
+    buffer_size: int = 100_000
+    """transitions kept"""
+    batch_size: int = 32
+    """transitions per update"""
+    learning_starts: int = 5_000
+    """first actions, uniform; updates begin after them"""
+    updates_per_step: float = 0.25
+    """updates per transition, whatever num_envs"""
+    n_step: int = 3
+    """[n-step] rewards summed before bootstrapping"""
+
+    # DQN
+    bins: int = 3
+    """values per dimension of a continuous action, evenly spaced in [-1, 1]"""
+    gamma: float = 0.99
+    """discount per agent step"""
+    learning_rate: float = 1e-4
+    """Adam's"""
+    target_update_frequency: int = 250
+    """updates between copies of the online network to the target network"""
+    epsilon_end: float = 0.05
+    """last share of random actions; with noisy layers 0"""
+    epsilon_steps: int = 50_000
+    """global steps, after learning_starts, in which that share falls from 1"""
+    loss: Literal["huber", "mse"] = "huber"
+    """of the temporal difference"""
+    hidden_dim: int = 512
+    """width of the hidden layer after the encoder, and of the encoder of states"""
+    reward_scale: float = 1.0
+    """factor on rewards before they are learned from"""
+    encoder_channels: int = 32
+    """channels of the first convolution of images; the other two have twice as many"""
+
+
+# The defaults above: Hessel et al. 2018, table 1, for the components; the others, and their sources, are those of dqn_atari_style.py.
+PRESETS = {
+    "LunarLander-v3": {"total_timesteps": 100_000, "action_set": "native", "batch_size": 128, "learning_starts": 1_000}
+    | {"updates_per_step": 1.0, "buffer_size": 50_000, "learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1}
+    | {"hidden_dim": 256, "beta_steps": 100_000, "v_min": -200.0, "v_max": 200.0},
+    "CarRacing-v3": {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
+    | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "reward_scale": 0.05, "v_min": -5.0}
+    | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 15.0},
+    "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
+    | {"batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "reward_scale": 0.1, "v_min": 0.0, "v_max": 20.0}
+    | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1, "beta_steps": 500_000},
+}
+
+
+# --- replay buffer ---
+
+
+class Batch(NamedTuple):
+    """B transitions; `rewards` sums up to n of them, and the return beyond is worth `gammas` times that of `next_obs`."""
+
+    obs: Tensor  # (B, *obs_shape), float32 or uint8
+    actions: Tensor  # (B, D) int64, the bin of each action dimension
+    rewards: Tensor  # (B,)
+    next_obs: Tensor  # (B, *obs_shape)
+    terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
+    gammas: Tensor  # (B,) gamma ** number of rewards summed
+    weights: Tensor  # (B,) [per] importance weights
+    nodes: Tensor  # (B,) int64 [per] where their priorities are
+
+
+class ReplayBuffer:
+    """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
+
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
+    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
+    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+    """
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
+        self.num_envs, self.gamma, self.device = args.num_envs, args.gamma, device
+        self.n_step = args.n_step if "n-step" in args.components else 1  # [n-step]
+        self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
+        self.num_rows, shortest = args.buffer_size // args.num_envs, args.num_envs * (self.stack + self.n_step + 1)
+        require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
+        self.obs_shape, frame_shape = obs_space.shape, (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
+        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * math.prod(action_space.shape) + 40
+        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
+        self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
+        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)  # D = 1 if Discrete
+        self.rewards = np.empty(shape, np.float32)
+        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
+        self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
+        self.num_added = 0  # rows, ever
+        # [per] Priorities are the leaves of a binary tree, node i the sum of nodes 2i and 2i + 1. Without [per] all of them are equal.
+        self.num_leaves, self.max_priority = 2 ** math.ceil(math.log2(self.num_rows * self.num_envs)), np.ones(1)
+        self.tree, self.exponent = np.zeros(2 * self.num_leaves), 0.5 if "per" in args.components else 0.0
+        self.priorities = self.tree[self.num_leaves :][: self.num_rows * self.num_envs].reshape(shape)  # a view
+
+    @property
+    def size(self) -> int:
+        """Rows filled."""
+        return min(self.num_added, self.num_rows)
+
+    def add(self, obs, actions, rewards, terminations, truncations, final):
+        """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,); `final` where the action was ignored."""
+        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
+        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
+        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
+        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
+        self.actions[row] = torch.as_tensor(actions)
+        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.final[row] = final
+        # [per] A row gets the largest priority once n rows are ahead of it, and loses it with the first frame of its stack.
+        ready, head = (row - self.n_step) % self.num_rows, (row + np.arange(self.stack)) % self.num_rows
+        self.priorities[ready] = np.where(self.final[ready], 0, self.max_priority) if self.num_added >= self.n_step else 0
+        self.priorities[head] = 0
+        self._sum_up(self.num_leaves + (np.append(ready, head)[:, None] * self.num_envs + np.arange(self.num_envs)).ravel())
+        self.num_added += 1
+
+    def sample(self, batch_size: int, rng: np.random.Generator, beta: float = 1.0) -> Batch:
+        """Of the rows that can start a window (not final, whole stack behind, n rows ahead of it written): by priority."""
+        # [per] P(i) = p_i / Σ p, one draw from each of B equal shares of the sum;  w_i = (P_min / P_i) ** β
+        sums, nodes = (np.arange(batch_size) + rng.random(batch_size)) * self.tree[1] / batch_size, np.ones(batch_size, int)
+        while nodes[0] < self.num_leaves:  # from the root to where the running sum of priorities passes `sums`
+            left = self.tree[2 * nodes]
+            goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)  # rounding must not lead to a priority of 0
+            nodes, sums = 2 * nodes + goes_right, sums - left * goes_right
+        (rows, envs), weights = np.divmod(nodes - self.num_leaves, self.num_envs), (self.tree[nodes].min() / self.tree[nodes]) ** beta
+
+        # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
+        window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
+        terminations, rewards = self.terminations[window], self.rewards[window]
+        ends = terminations | self.truncations[window]
+        alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
+        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
+        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
+        return Batch(
+            self._stacks(rows, envs),
+            self._gather(self.actions, rows, envs).long(),
+            to_tensor((discounts * rewards * alive).sum(axis=1)),
+            self._stacks(rows + steps, envs),
+            to_tensor((terminations & alive).any(axis=1)),
+            to_tensor(self.gamma**steps),
+            to_tensor(weights),
+            torch.as_tensor(nodes),
+        )
+
+    def update_priorities(self, nodes: Tensor, td_errors: Tensor):  # [per]
+        """p = (|δ| + ε) ** α for the rows of a batch."""
+        self.tree[nodes] = (td_errors.abs().cpu().numpy() + 1e-6) ** self.exponent
+        self.max_priority = np.maximum(self.max_priority, self.tree[nodes].max())
+        self._sum_up(nodes.numpy())
+
+    def _sum_up(self, nodes: np.ndarray):  # [per] of every node above these leaves, level by level
+        while nodes[0] > 1:
+            nodes = nodes // 2
+            self.tree[nodes] = self.tree[2 * nodes] + self.tree[2 * nodes + 1]
+
+    def _stacks(self, rows, envs) -> Tensor:
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
+        return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
+
+    def _gather(self, column: Tensor, rows, envs) -> Tensor:
+        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
+        return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+
+    def arrays(self) -> dict:
+        """The filled part, for a checkpoint."""
+        columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages", "priorities", "max_priority")
+        return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
+
+    def load_arrays(self, arrays: dict):
+        """Inverse of `arrays`."""
+        self.num_added = int(arrays.pop("num_added"))
+        for name, values in arrays.items():
+            column = getattr(self, name)
+            column[: self.size] = torch.from_numpy(values) if torch.is_tensor(column) else values
+        self._sum_up(np.arange(self.num_leaves, 2 * self.num_leaves))  # [per]
+
+
+# --- networks ---
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) uint8 to (B, out_dim): the convolutions of Mnih et al. 2015."""
+
+    def __init__(self, obs_shape: tuple[int, int, int], channels: int):
+        super().__init__()
+        require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
+        first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
+        third = nn.Conv2d(2 * channels, 2 * channels, 3)
+        convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
+        self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
+        self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
+
+    def forward(self, obs: Tensor) -> Tensor:
+        images = obs.contiguous(memory_format=torch.channels_last)  # while a value is one byte
+        return self.convolutions(images.float().div_(255).sub_(0.5))
+
+
+class NoisyLinear(nn.Linear):  # [noisy]
+    """Factorised Gaussian noise in the weights, drawn anew in each call, none in `eval` mode (Fortunato et al. 2018, section 3)."""
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__(in_dim, out_dim)
+        self.weight_sigma = nn.Parameter(torch.full_like(self.weight, 0.5 / math.sqrt(in_dim)))
+        self.bias_sigma = nn.Parameter(torch.full_like(self.bias, 0.5 / math.sqrt(in_dim)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        # y = (W + Σ ⊙ ε_out ε_inᵀ) x + b + σ ⊙ ε_out = W x + b + ε_out ⊙ (Σ (ε_in ⊙ x) + σ), where ε = sgn(z) √|z|, z ~ N(0, 1)
+        noise_out, noise_in = (z.sign() * z.abs().sqrt() for z in map(torch.randn_like, (self.bias, self.weight[0])))
+        return super().forward(x) + noise_out * F.linear(noise_in * x, self.weight_sigma, self.bias_sigma)
+
+
+class QNetwork(nn.Module):
+    """Returns of every bin of every action dimension: (B, *obs_shape) to (B, D, bins, K), logits of K atoms, or Q itself with K = 1."""
+
+    def __init__(self, args: Args, obs_shape: tuple[int, ...], num_dims: int, num_bins: int):
+        super().__init__()
+        if len(obs_shape) == 3:
+            self.encoder = Encoder(obs_shape, args.encoder_channels)
+            in_dim = self.encoder.out_dim
+        else:
+            self.encoder, in_dim = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.ReLU()), args.hidden_dim
+        linear = NoisyLinear if "noisy" in args.components else nn.Linear  # [noisy]
+        num_atoms = args.num_atoms if "c51" in args.components else 1  # [c51]
+        dueling = "dueling" in args.components  # [dueling]
+        self.hidden = linear(in_dim, 2 * args.hidden_dim if dueling else args.hidden_dim)
+        self.out = linear(args.hidden_dim, num_dims * num_bins * num_atoms)
+        self.value = linear(args.hidden_dim, num_atoms) if dueling else None  # [dueling]
+        self.out_shape = num_dims, num_bins, num_atoms
+
+    def forward(self, obs: Tensor) -> Tensor:
+        x = F.relu(self.hidden(self.encoder(obs)))
+        if self.value is None:
+            return self.out(x).float().unflatten(1, self.out_shape)
+        # [dueling] Q_d(s, b) = V(s) + A_d(s, b) - 1/bins Σ_b' A_d(s, b')  (Wang et al. 2016, equation 9)
+        value_x, advantage_x = x.chunk(2, dim=1)
+        advantages = self.out(advantage_x).float().unflatten(1, self.out_shape)
+        return self.value(value_x).float()[:, None, None] + advantages - advantages.mean(dim=2, keepdim=True)
+
+
+# --- agent ---
+
+
+class Agent(nn.Module):
+    """Rainbow: its networks, its optimizer, and how they act and learn. A Discrete space is one dimension whose bins are its actions."""
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
+        super().__init__()
+        self.args, self.device = args, device
+        self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)  # (A,) and A, or () and 1
+        discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
+        self.bin_actions = action_space.start + np.arange(action_space.n) if discrete else np.linspace(-1, 1, args.bins, dtype=np.float32)
+        self.double, self.c51 = "double" in args.components, "c51" in args.components
+        self.register_buffer("atoms", torch.linspace(args.v_min, args.v_max, args.num_atoms), persistent=False)  # [c51] (K,)
+        sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
+        self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
+        self.q_target.load_state_dict(self.q_network.state_dict())
+        self.to(device)
+        self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=True)
+        self.optimizers = {"q": self.q_optimizer}
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
+        self.num_updates = 0
+        if args.compile:
+            self.update_critic = torch.compile(self.update_critic)
+
+    def act(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
+        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers; deterministic without noise."""
+        bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)  # (N, D): as Q is a mean over dimensions, each chooses for itself
+        return self.bin_actions[bins].reshape(-1, *self.action_shape)
+
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        """max_a Q(s, a), (N,), in units of the environment's reward."""
+        return self.q_values(obs).max(axis=2).mean(axis=1) / self.args.reward_scale
+
+    @torch.no_grad()
+    def q_values(self, obs: np.ndarray, noisy: bool = False) -> np.ndarray:
+        """Q_d(s, b), (N, D, bins)."""
+        self.q_network.train(noisy)  # [noisy]
+        with self.autocast():
+            outputs = self.q_network(torch.as_tensor(obs, device=self.device))
+        self.q_network.train()
+        return self.expected(outputs).cpu().numpy()
+
+    def expected(self, outputs: Tensor) -> Tensor:
+        """Q of the network's outputs (..., K): [c51] Σ_k z_k p_k."""
+        return (outputs.softmax(dim=-1) * self.atoms).sum(dim=-1) if self.c51 else outputs.squeeze(-1)
+
+    def project(self, probs: Tensor, rewards: Tensor, gammas: Tensor) -> Tensor:  # [c51]
+        """The distribution of R + γ Z on the atoms of Z, (B, K) (Bellemare et al. 2017, equation 7)."""
+        # m_i = Σ_k p_k max(0, 1 - |clamp(R + γ z_k) - z_i| / Δz): an atom that is hit exactly takes all of p_k
+        moved = (rewards[:, None] + gammas[:, None] * self.atoms).clamp(self.args.v_min, self.args.v_max)  # (B, K)
+        distances = (moved[:, None, :] - self.atoms[:, None]).abs() / (self.atoms[1] - self.atoms[0])  # (B, i, k)
+        return ((1 - distances).clamp(min=0) @ probs[:, :, None]).squeeze(2)
+
+    def update(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step of the online network; now and then one of the target. Returns the temporal differences (B,) and metrics."""
+        td_errors, metrics = self.update_critic(batch)
+        self.num_updates += 1
+        if self.num_updates % self.args.target_update_frequency == 0:
+            self.q_target.load_state_dict(self.q_network.state_dict())  # θ̄ ← θ
+        return td_errors, metrics
+
+    def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad(), self.autocast():
+            next_outputs = self.q_target(batch.next_obs)  # (B, D, bins, K)
+            chooser = self.q_network(batch.next_obs) if self.double else next_outputs  # [double]
+            next_bins = self.expected(chooser).argmax(dim=2)  # (B, D)
+            next_outputs = next_outputs.take_along_dim(next_bins[:, :, None, None], dim=2).squeeze(2)  # (B, D, K)
+        with self.autocast():
+            outputs = self.q_network(batch.obs).take_along_dim(batch.actions[:, :, None, None], dim=2).squeeze(2)
+        rewards, gammas = self.args.reward_scale * batch.rewards, batch.gammas * (1 - batch.terminations)
+        if self.c51:  # [c51] δ = KL(m || p), m the projection of R + γᵐ (1 - d) Z̄(s', a'), p and Z̄ mixtures 1/D Σ_d
+            target_probs = self.project(next_outputs.softmax(dim=2).mean(dim=1), rewards, gammas)
+            log_probs = outputs.log_softmax(dim=2).logsumexp(dim=1) - math.log(self.num_dims)
+            td_errors = losses = F.kl_div(log_probs, target_probs, reduction="none").sum(dim=1)
+            q = (log_probs.exp() * self.atoms).sum(dim=1)
+        else:  # δ = Q(s, a) - R - γᵐ (1 - d) Q̄(s', a'),  Q(s, a) = 1/D Σ_d Q_d(s, a_d)
+            q, target_q = outputs.squeeze(2).mean(dim=1), rewards + gammas * next_outputs.squeeze(2).mean(dim=1)
+            td_errors, loss = q - target_q, F.smooth_l1_loss if self.args.loss == "huber" else F.mse_loss
+            losses = loss(q, target_q, reduction="none")
+        qf_loss = (batch.weights * losses).mean()
+        self.q_optimizer.zero_grad()
+        qf_loss.backward()
+        nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
+        self.q_optimizer.step()
+        return td_errors.detach(), {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
+
+
+# --- training ---
+
+
+def train(args: Args) -> float:
+    """Trains, and returns the mean return of the last evaluation."""
+    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency", "epsilon_steps")
+    positive, zero = ("learning_rate", "reward_scale"), ("learning_starts", "updates_per_step")
+    check_args(args, (*counts, "beta_steps"), zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive)
+    require(args.bins >= 2, "bins", args.bins, "at least 2")
+    require(args.num_atoms >= 2, "num_atoms", args.num_atoms, "at least 2")
+    require(args.v_max > args.v_min, "v_max", args.v_max, f"greater than --v-min {args.v_min}")
+    envs = make_vector_env(args)
+    device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
+    agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
+    buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
+    rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
+    run, metrics = Run(args), {}
+    if run.checkpoint:
+        counters, obs, autoreset = run.restore(agent, envs, rng, buffer)
+        global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
+    else:
+        global_step, autoreset, (obs, _) = 0, np.zeros(args.num_envs, bool), envs.reset()
+
+    while global_step < args.total_timesteps:
+        previous_step = global_step
+
+        # 1. act
+        epsilon_end, epsilon_steps = (0, 1) if "noisy" in args.components else (args.epsilon_end, args.epsilon_steps)  # [noisy]
+        epsilon = np.interp(global_step, [args.learning_starts, args.learning_starts + epsilon_steps], [1, epsilon_end])
+        explores = rng.random(args.num_envs) < epsilon
+        bins = rng.integers(0, len(agent.bin_actions), (args.num_envs, agent.num_dims))
+        if not explores.all():
+            bins = np.where(explores[:, None], bins, agent.q_values(obs, noisy=True).argmax(axis=2))
+
+        # 2. step
+        next_obs, rewards, terminations, truncations, infos = envs.step(agent.bin_actions[bins].reshape(envs.action_space.shape))
+        global_step += int(np.sum(~autoreset))
+
+        # 3. store
+        buffer.add(obs, bins, rewards, terminations, truncations, final=autoreset)
+        obs, autoreset = next_obs, terminations | truncations
+
+        # 4. update
+        updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
+        while agent.num_updates < updates_due and buffer.size > buffer.n_step:
+            batch = buffer.sample(args.batch_size, rng, beta=np.interp(global_step, [0, args.beta_steps], [0.4, 1]))
+            td_errors, metrics = agent.update(batch)
+            buffer.update_priorities(batch.nodes, td_errors)  # [per]
+
+        # 5. log
+        run.log_episodes(global_step, infos)
+        run.show_progress(global_step)
+        if crossed(global_step, previous_step, LOG_FREQUENCY):
+            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon})
+
+        # 6. evaluate and checkpoint
+        if crossed(global_step, previous_step, args.eval_frequency):
+            run.evaluate(agent, global_step)
+        if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
+            run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+        run.exit_if_stopped()
+
+    mean_return = run.evaluate(agent, global_step)
+    run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+    envs.close()
+    run.close()
+    print(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")
+    return mean_return
+
+
+if __name__ == "__main__":
+    train(parse_args(Args, PRESETS))

@@ -1,0 +1,67 @@
+"""What rainbow.py does and others do not: with all components, without each of them, and without any."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from helpers import checkpoint, train
+
+from cleanrl_cc import rainbow
+from cleanrl_cc.checkpoints import load_replay
+from cleanrl_cc.runs import read_csv
+
+SETS = {
+    "all": rainbow.COMPONENTS,
+    "none": (),
+    **{f"no {component}": tuple(c for c in rainbow.COMPONENTS if c != component) for component in rainbow.COMPONENTS},
+}
+
+
+@pytest.mark.parametrize("components", SETS.values(), ids=SETS)
+def test_the_networks_have_what_the_components_need(components, tmp_path):
+    train("rainbow", tmp_path / "run", total_timesteps=100, components=components)
+    weights = checkpoint(tmp_path / "run")["agent"]
+    assert ("q_network.hidden.weight_sigma" in weights) == ("noisy" in components)
+    assert ("q_network.value.weight" in weights) == ("dueling" in components)
+    assert weights["q_network.out.bias"].numel() == 3 * (51 if "c51" in components else 1)
+
+
+def test_priorities_follow_the_errors(tmp_path):
+    train("rainbow", tmp_path / "run", total_timesteps=400)
+    rows = load_replay(tmp_path / "run" / checkpoint(tmp_path / "run")["replay"])
+    assert len(np.unique(rows["priorities"])) > 10 and rows["max_priority"] == rows["priorities"].max() > 0
+
+
+@pytest.mark.parametrize("components, expected", [(("noisy",), 0), ((), 0.2)])
+def test_noise_replaces_random_actions(components, expected, tmp_path):
+    fields = {"learning_starts": 900, "epsilon_steps": 50, "epsilon_end": 0.2, "updates_per_step": 0.0}
+    train("rainbow", tmp_path / "run", total_timesteps=1000, components=components, **fields)
+    (row,) = read_csv(tmp_path / "run" / "progress.csv")
+    assert float(row["charts/epsilon"]) == expected
+
+
+def agent_for(action_space, **fields) -> rainbow.Agent:
+    torch.manual_seed(0)
+    return rainbow.Agent(rainbow.Args(hidden_dim=16, precision="fp32", **fields), Box(-1, 1, (3,)), action_space, torch.device("cpu"))
+
+
+def test_noise_is_drawn_at_each_step_but_not_where_the_policy_is_deterministic():
+    agent, obs = agent_for(Box(-1, 1, (2,)), bins=9), np.ones((1, 3), np.float32)
+    noisy = np.stack([agent.act(obs, deterministic=False) for _ in range(100)])
+    assert len(np.unique(noisy[:, 0], axis=0)) > 5
+    mean = agent.q_values(obs)
+    assert all(np.array_equal(agent.q_values(obs), mean) for _ in range(5))
+    assert agent.q_network.training, "an update after an evaluation must have its noise"
+    with torch.no_grad():
+        for layer in (agent.q_network.hidden, agent.q_network.out, agent.q_network.value):
+            layer.weight_sigma.zero_(), layer.bias_sigma.zero_()
+    assert np.array_equal(agent.q_values(obs, noisy=True), mean)
+
+
+@pytest.mark.parametrize("action_space", [Box(-1, 1, (2,)), Discrete(4)])
+@pytest.mark.parametrize("components", SETS.values(), ids=SETS)
+def test_values_are_in_units_of_the_environment(components, action_space):
+    agent = agent_for(action_space, components=components, reward_scale=0.1)
+    obs = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    assert agent.value(obs) == pytest.approx(10 * agent.q_values(obs).max(axis=2).mean(axis=1))
+    assert action_space.contains(agent.act(obs, deterministic=True)[0])
