@@ -12,8 +12,7 @@ Differs from the paper:
 - A time limit is no termination: the value of the true final observation stands for the rewards it cut off.
 - Observations and rewards are normalised, by statistics that belong to the agent. They change only after an update, so that old and new
   log-probabilities are of policies that see the same numbers.
-- Advantages are normalised per minibatch, gradients are clipped, weights start orthogonal; actor and critic share only the encoder of
-  pixels. No exploration of actions is clipped before it is stored: the environment clips.
+- Advantages are normalised per minibatch, gradients are clipped, weights start orthogonal; actor and critic share the encoder of pixels.
 """
 
 import math
@@ -95,10 +94,8 @@ class Args:
     """discount per agent step"""
     gae_lambda: float = 0.95
     """GAE's λ: 0 trusts the value function, 1 the rewards"""
-    normalize_obs: bool = True
-    """vectors to mean 0 and variance 1, clipped to [-10, 10]; pixels are left alone"""
-    normalize_rewards: bool = True
-    """rewards divided by the running standard deviation of the discounted return, clipped to [-10, 10]"""
+    normalize: bool = True
+    """vectors to mean 0 and variance 1, rewards by the standard deviation of the discounted return; both are clipped to [-10, 10]"""
 
     # PPO
     num_epochs: int = 10
@@ -109,8 +106,6 @@ class Args:
     """ε: the surrogate stops paying for probability ratios outside 1 ± ε"""
     clip_value: float | None = None
     """how far a value prediction may move from the one made while playing; None: any distance"""
-    normalize_advantages: bool = True
-    """to mean 0 and variance 1 in each minibatch"""
     ent_coef: float = 0.0
     """weight of the entropy bonus"""
     vf_coef: float = 0.5
@@ -143,10 +138,11 @@ class Args:
 # Tianshou's MuJoCo benchmark (examples/mujoco): its 2048 steps per rollout, here of 8 environments.
 MUJOCO = {"total_timesteps": 2_000_000, "num_envs": 8, "num_steps": 256, "eval_frequency": 50_000, "checkpoint_frequency": 100_000}
 MUJOCO |= {"learning_rate_schedule": "linear", "vf_coef": 0.25, "initial_log_std": -0.5}
+PIXELS = {"num_envs": 8, "num_steps": 256, "num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005}  # our own runs
+PIXELS |= {"learning_rate_schedule": "linear", "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
+PIXELS |= {"eval_frequency": 50_000, "checkpoint_frequency": 50_000}
 PRESETS = {
-    "HalfCheetah-v[45]": MUJOCO,
-    "Walker2d-v[45]": MUJOCO,
-    "Hopper-v[45]": MUJOCO,
+    **dict.fromkeys(("HalfCheetah-v[45]", "Walker2d-v[45]", "Hopper-v[45]"), MUJOCO),
     "Ant-v[45]": MUJOCO | {"total_timesteps": 3_000_000},
     # Stable-Baselines3 zoo, ppo.yml, Humanoid-v3, its 512 steps per rollout
     "Humanoid-v[45]": MUJOCO
@@ -155,15 +151,10 @@ PRESETS = {
     | {"learning_rate_schedule": "constant", "initial_log_std": -2.0, "hidden_dim": 256, "activation": "relu"},
     # Stable-Baselines3 zoo, ppo.yml, LunarLanderContinuous-v2
     "LunarLander-v3": {"num_envs": 16, "num_steps": 1024, "num_minibatches": 256, "num_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98}
-    | {"ent_coef": 0.01, "normalize_obs": False, "normalize_rewards": False, "eval_frequency": 50_000},
-    # Our own runs
-    "CarRacing-v3": {"num_envs": 8, "action_repeat": 4, "patience": 25, "checkpoint_frequency": 50_000, "eval_frequency": 50_000}
-    | {"num_steps": 256, "num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005, "learning_rate_schedule": "linear"}
-    | {"action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256},
-    # Images and action repeat from DrQ-v2, table 2; the rest as CarRacing
-    "dm_control/*": {"num_envs": 8, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False, "eval_frequency": 50_000}
-    | {"num_steps": 256, "num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005, "learning_rate_schedule": "linear"}
-    | {"action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256},
+    | {"ent_coef": 0.01, "normalize": False, "eval_frequency": 50_000},
+    "CarRacing-v3": PIXELS | {"action_repeat": 4, "patience": 25},  # our own runs
+    # Images and action repeat from DrQ-v2, table 2
+    "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},
 }
 
 
@@ -187,16 +178,11 @@ class RolloutBuffer:
         self.discounted_return = np.zeros(args.num_envs)  # of each environment's episode before the first row
         self.num_added = 0  # rows since the last update
 
-    @property
-    def full(self) -> bool:
-        return self.num_added == self.num_rows
-
     def add(self, obs, actions, log_probs, values, rewards, terminations, truncations, final):
         """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,); `final` where the action was ignored."""
         row = self.num_added
         self.obs[row], self.actions[row], self.log_probs[row], self.values[row] = obs, actions, log_probs, values
-        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
-        self.final[row] = final
+        self.rewards[row], self.terminations[row], self.truncations[row], self.final[row] = rewards, terminations, truncations, final
         self.num_added += 1
 
     def discounted_returns(self) -> np.ndarray:
@@ -263,10 +249,8 @@ class Encoder(nn.Module):
     def __init__(self, obs_shape: tuple[int, int, int], channels: int, feature_dim: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
-        first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
-        third = nn.Conv2d(2 * channels, 2 * channels, 3)
-        first, second, third = orthogonal(first), orthogonal(second), orthogonal(third)
-        convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
+        sizes = (obs_shape[0], channels, 8, 4), (channels, 2 * channels, 4, 2), (2 * channels, 2 * channels, 3, 1)
+        convolutions = nn.Sequential(*[part for size in sizes for part in (orthogonal(nn.Conv2d(*size)), nn.ReLU())], nn.Flatten())
         self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
         out_dim = convolutions(torch.zeros(1, *obs_shape)).shape[1]
         self.linear = nn.Sequential(orthogonal(nn.Linear(out_dim, feature_dim)), nn.ReLU())
@@ -330,17 +314,6 @@ class Beta(NamedTuple):
 # --- agent ---
 
 
-class Batch(NamedTuple):
-    """B transitions of a rollout."""
-
-    obs: Tensor  # (B, *obs_shape), normalised float32 or uint8
-    actions: Tensor  # (B, A)
-    log_probs: Tensor  # (B,) of the policy that played, as `values`
-    values: Tensor  # (B,)
-    advantages: Tensor  # (B,)
-    returns: Tensor  # (B,) advantages + values, what the critic learns
-
-
 class Agent(nn.Module):
     """PPO: its networks, its statistics, its optimizer, and how they act and learn."""
 
@@ -354,15 +327,15 @@ class Agent(nn.Module):
         self.actor = mlp([*sizes, 2 * action_dim if beta else action_dim], activation, last_gain=0.01)
         self.critic = mlp([*sizes, 1], activation, last_gain=1.0)
         self.log_std = None if beta else nn.Parameter(torch.full((action_dim,), args.initial_log_std))
-        self.optimizer = optim.Adam(self.to(device).parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
-        self.optimizers = {"ppo": self.optimizer}
-        self.obs_statistics = RunningStatistics(*obs_space.shape) if args.normalize_obs and not self.pixels else None
+        self.obs_statistics = RunningStatistics(*obs_space.shape) if args.normalize and not self.pixels else None
         self.return_statistics = RunningStatistics()
         self.to(device)
+        self.optimizer = optim.Adam(self.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+        self.optimizers = {"ppo": self.optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.num_updates = 0
         if args.compile:
-            self.losses = torch.compile(self.losses)
+            self.update_minibatch = torch.compile(self.update_minibatch)
 
     def forward(self, obs: Tensor) -> tuple[Normal | Beta, Tensor]:
         """The policy's distribution and the values (B,) of normalised observations (B, *obs_shape)."""
@@ -396,30 +369,28 @@ class Agent(nn.Module):
     @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
         """V(obs), (N,), in units of the environment's reward."""
-        return (self(self.normalize(obs))[1] * self.reward_divisor()).cpu().numpy()
-
-    def reward_divisor(self) -> float:
-        return math.sqrt(self.return_statistics.var.item() + 1e-8) if self.args.normalize_rewards else 1.0
+        return (self(self.normalize(obs))[1] * self.return_statistics.var.sqrt()).cpu().numpy()
 
     def update(self, buffer: RolloutBuffer, next_obs: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Learns from a full buffer, after which came `next_obs`, and empties it."""
-        args, rows = self.args, np.flatnonzero(~buffer.final)  # only these were chosen by the policy
+        args, to_tensor = self.args, partial(torch.as_tensor, device=self.device)
+        rows = np.flatnonzero(~buffer.final)  # of the T * N, those whose action the policy chose
         rewards, discounted_returns = buffer.rewards, buffer.discounted_returns()
-        if args.normalize_rewards:
-            self.return_statistics.update(torch.as_tensor(discounted_returns.ravel()[rows], dtype=torch.float32, device=self.device))
-            rewards = (rewards / self.reward_divisor()).clip(-10, 10)
+        if args.normalize:
+            self.return_statistics.update(to_tensor(discounted_returns.ravel()[rows], dtype=torch.float32))
+            rewards = (rewards / math.sqrt(self.return_statistics.var.item() + 1e-8)).clip(-10, 10)
         with torch.no_grad():
             next_values = self(self.normalize(next_obs))[1].cpu().numpy()
         advantages = buffer.advantages(rewards, next_values)
-        obs = buffer.obs.reshape(-1, *buffer.obs.shape[2:])
-        columns = [column.reshape(len(obs), *column.shape[2:]) for column in (buffer.actions, buffer.log_probs, buffer.values, advantages)]
-        batch = Batch(self.normalize(obs), *(torch.as_tensor(c, device=self.device) for c in (*columns, columns[2] + columns[3])))
+        columns = (buffer.obs, buffer.actions, buffer.log_probs, buffer.values, advantages, advantages + buffer.values)
+        raw_obs, *others = (to_tensor(column.reshape(-1, *column.shape[2:])) for column in columns)
+        batch = (self.normalize(raw_obs), *others)
 
         for _ in range(args.num_epochs):
-            shuffled = torch.as_tensor(rng.permutation(rows), device=self.device)
+            shuffled = to_tensor(rng.permutation(rows))
             minibatches = zip(*(column[shuffled].tensor_split(args.num_minibatches) for column in batch), strict=True)
-            results = [self.update_minibatch(Batch(*columns)) for columns in minibatches]
-            policy_losses, value_losses, entropies, log_ratios = zip(*results, strict=True)
+            policy_losses, value_losses, entropies, log_ratios = zip(*(self.update_minibatch(*m) for m in minibatches), strict=True)
+            self.num_updates += args.num_minibatches
             # KL(old | new) ≈ E[(ρ - 1) - log ρ],  ρ = π(a|s) / π_old(a|s): Schulman's k3, never negative, of little variance
             log_ratio = torch.cat(log_ratios)
             approx_kl = (log_ratio.expm1() - log_ratio).mean()
@@ -428,45 +399,35 @@ class Agent(nn.Module):
 
         buffer.num_added = 0
         if self.obs_statistics is not None:
-            self.obs_statistics.update(torch.as_tensor(obs[rows], device=self.device))
-        unexplained = (batch.returns - batch.values)[rows].var() / batch.returns[rows].var()
-        losses = {"policy_loss": policy_losses, "value_loss": value_losses, "entropy": entropies}
-        metrics = {f"losses/{name}": torch.stack(values).mean() for name, values in losses.items()}
-        clip_fraction = (log_ratio.expm1().abs() > args.clip_coef).float().mean()
-        return metrics | {
-            "losses/approx_kl": approx_kl,
-            "losses/clip_fraction": clip_fraction,
-            "losses/explained_variance": 1 - unexplained,
-        }
+            self.obs_statistics.update(raw_obs[rows])
+        metrics = {"policy_loss": torch.stack(policy_losses).mean(), "value_loss": torch.stack(value_losses).mean()}
+        metrics |= {"entropy": torch.stack(entropies).mean(), "approx_kl": approx_kl}
+        metrics["clip_fraction"] = (log_ratio.expm1().abs() > args.clip_coef).float().mean()
+        metrics["explained_variance"] = 1 - others[3][rows].var() / others[4][rows].var()  # of the returns, by the values
+        return {f"losses/{name}": value for name, value in metrics.items()}
 
-    def update_minibatch(self, batch: Batch) -> tuple[Tensor, ...]:
-        """One gradient step; returns policy loss, value loss, entropy and log-ratios (B,)."""
-        policy_loss, value_loss, entropy, log_ratio = self.losses(batch)
-        loss = policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters(), self.args.max_grad_norm)
-        self.optimizer.step()
-        self.num_updates += 1
-        return policy_loss.detach(), value_loss.detach(), entropy.detach(), log_ratio.detach()
+    def update_minibatch(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:
+        """One gradient step on normalised observations (B, *obs_shape), actions (B, A), the others (B,); `old` of the policy that played.
 
-    def losses(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Policy loss, value loss, entropy, and the log-ratios (B,) of new to old policy."""
-        args, advantages = self.args, batch.advantages
-        policy, values = self(batch.obs)
-        if args.normalize_advantages:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-
+        Returns policy loss, value loss, entropy, and the log-ratios (B,) of new to old policy.
+        """
+        policy, values = self(obs)
         # L(π) = E[min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)]  (Schulman et al. 2017, equation 7)
-        log_ratio = policy.log_prob(batch.actions) - batch.log_probs
-        ratio = log_ratio.exp()
-        clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-        policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        log_ratio = policy.log_prob(actions) - old_log_probs
+        ratio, clip_coef = log_ratio.exp(), self.args.clip_coef
+        policy_loss = -torch.min(ratio * advantages, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages).mean()
 
         # L(V) = E[(V - R)²]
-        if args.clip_value is not None:
-            values = batch.values + (values - batch.values).clamp(-args.clip_value, args.clip_value)
-        return policy_loss, F.mse_loss(values, batch.returns), policy.entropy(), log_ratio
+        if self.args.clip_value is not None:
+            values = old_values + (values - old_values).clamp(-self.args.clip_value, self.args.clip_value)
+        value_loss, entropy = F.mse_loss(values, returns), policy.entropy()
+
+        self.optimizer.zero_grad()
+        (policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy).backward()
+        nn.utils.clip_grad_norm_(self.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        return policy_loss.detach(), value_loss.detach(), entropy.detach(), log_ratio.detach()
 
 
 # --- training ---
@@ -508,7 +469,7 @@ def train(args: Args) -> float:
         obs, autoreset = next_obs, terminations | truncations
 
         # 4. update
-        if buffer.full:
+        if buffer.num_added == args.num_steps:
             progress = previous_step / args.total_timesteps
             schedules = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
             agent.optimizer.param_groups[0]["lr"] = args.learning_rate * schedules[args.learning_rate_schedule]
