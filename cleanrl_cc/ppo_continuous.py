@@ -374,15 +374,15 @@ class Agent(nn.Module):
     def update(self, buffer: RolloutBuffer, next_obs: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Learns from a full buffer, after which came `next_obs`, and empties it."""
         args, to_tensor = self.args, partial(torch.as_tensor, device=self.device)
-        rows = np.flatnonzero(~buffer.final)  # of the T * N, those whose action the policy chose
-        rewards, discounted_returns = buffer.rewards, buffer.discounted_returns()
+        rows, rewards = np.flatnonzero(~buffer.final), buffer.rewards  # of T * N rows those whose action the policy chose
         if args.normalize:
-            self.return_statistics.update(to_tensor(discounted_returns.ravel()[rows], dtype=torch.float32))
+            self.return_statistics.update(to_tensor(buffer.discounted_returns().ravel()[rows], dtype=torch.float32))
             rewards = (rewards / math.sqrt(self.return_statistics.var.item() + 1e-8)).clip(-10, 10)
         with torch.no_grad():
             next_values = self(self.normalize(next_obs))[1].cpu().numpy()
         advantages = buffer.advantages(rewards, next_values)
-        columns = (buffer.obs, buffer.actions, buffer.log_probs, buffer.values, advantages, advantages + buffer.values)
+        returns = advantages + buffer.values  # what the critic learns
+        columns = (buffer.obs, buffer.actions, buffer.log_probs, buffer.values, advantages, returns)
         raw_obs, *others = (to_tensor(column.reshape(-1, *column.shape[2:])) for column in columns)
         batch = (self.normalize(raw_obs), *others)
 
@@ -403,7 +403,7 @@ class Agent(nn.Module):
         metrics = {"policy_loss": torch.stack(policy_losses).mean(), "value_loss": torch.stack(value_losses).mean()}
         metrics |= {"entropy": torch.stack(entropies).mean(), "approx_kl": approx_kl}
         metrics["clip_fraction"] = (log_ratio.expm1().abs() > args.clip_coef).float().mean()
-        metrics["explained_variance"] = 1 - others[3][rows].var() / others[4][rows].var()  # of the returns, by the values
+        metrics["explained_variance"] = 1 - advantages.ravel()[rows].var() / returns.ravel()[rows].var()
         return {f"losses/{name}": value for name, value in metrics.items()}
 
     def update_minibatch(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:

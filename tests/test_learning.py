@@ -65,14 +65,27 @@ def train(script: str, folder, **fields) -> float:
     return module.train(module.Args(**run | fields))
 
 
-@pytest.mark.parametrize("script, fields", [("sac_drq", SAC | {"total_timesteps": 1500, "learning_starts": 400, "gamma": 0.9})])
+PPO = {"num_envs": 1, "num_steps": 256, "num_minibatches": 4, "learning_rate": 3e-3, "initial_log_std": -0.5}
+
+
+@pytest.mark.parametrize(
+    "script, fields",
+    [
+        ("sac_drq", SAC | {"total_timesteps": 1500, "learning_starts": 400, "gamma": 0.9}),
+        ("ppo_continuous", PPO | {"total_timesteps": 8000, "learning_rate_schedule": "linear"}),
+        ("ppo_continuous", PPO | {"total_timesteps": 8000, "learning_rate_schedule": "cosine", "action_distribution": "beta"}),
+    ],
+)
 def test_a_point_is_brought_to_its_target(script, fields, tmp_path):
     assert train(script, tmp_path, env_id="PointMass-v0", **fields) > -0.1  # standing still: -0.67
 
 
 @pytest.mark.parametrize(
     "script, fields",
-    [("sac_drq", SAC | {"total_timesteps": 900, "learning_starts": 200, "frame_stack": 1, "shift_pad": 1, "encoder_channels": 8})],
+    [
+        ("sac_drq", SAC | {"total_timesteps": 900, "learning_starts": 200, "frame_stack": 1, "shift_pad": 1, "encoder_channels": 8}),
+        ("ppo_continuous", PPO | {"total_timesteps": 3000, "frame_stack": 1, "encoder_channels": 8, "feature_dim": 64}),
+    ],
 )
 def test_a_picture_tells_the_action(script, fields, tmp_path):
     assert train(script, tmp_path, env_id="BrightColumn-v0", image_size=36, **fields) > -0.1  # without looking: -0.5
