@@ -33,7 +33,7 @@ def test_it_learns_from_what_it_did(problem, tmp_path):
     assert [name for name in before if torch.equal(before[name], state["agent"][name])] == []
     assert math.isfinite(mean_return) and mean_return == float(read_csv(tmp_path / "run" / "evaluations.csv")[-1]["return_mean"])
     rows = load_replay(tmp_path / "run" / state["replay"])
-    assert len(rows["obs"]) == rows["num_added"] == changes["total_timesteps"] % 32
+    assert 0 < len(rows["obs"]) == rows["num_added"] < 32
     assert rows["obs"].std() > 0 and np.abs(rows["actions"]).min() > 0
 
 
