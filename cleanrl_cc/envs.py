@@ -11,9 +11,7 @@ import atexit
 import difflib
 import importlib
 import itertools
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import warnings
@@ -24,6 +22,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, flatdim, flatten
 from PIL import Image
+
+from cleanrl_cc.vector import GroupedVectorEnv, usable_cores
 
 gym.register("cleanrl_cc/FastCarRacing-v3", "cleanrl_cc.car_racing:FastCarRacing", max_episode_steps=1000)
 for walker, moving, dense in itertools.product(("Ball", "Ant", "Humanoid"), (False, True), (False, True)):
@@ -79,12 +79,11 @@ def make_env(
     """
     spec = find_spec(env_id)
     is_dm_control, is_car = env_id.startswith("dm_control/"), spec.name == "FastCarRacing"
-    is_mujoco = is_dm_control or any(module in str(spec.entry_point) for module in ("mujoco", "cleanrl_cc.obstacles"))
     if action_set == "five" and not is_car:
         raise InputError(f"--action-set five is CarRacing's; {env_id} has --action-set auto or native.")
     renders = obs == "pixels" or render_mode == "rgb_array"
     # A back end that the user names is tried even where nothing renders: MuJoCo's import fails on a wrong one.
-    if is_mujoco and (renders or "MUJOCO_GL" in os.environ) and choose_gl_backend() == "disabled" and renders:
+    if is_mujoco(env_id) and (renders or "MUJOCO_GL" in os.environ) and choose_gl_backend() == "disabled" and renders:
         raise InputError(
             "MuJoCo finds no off-screen OpenGL (tried MUJOCO_GL if set, else EGL and OSMesa): "
             "install Debian's libegl1 or libosmesa6, or use --obs state without videos."
@@ -95,7 +94,7 @@ def make_env(
         kwargs["continuous"] = action_set == "auto" or (is_car and action_set == "native")
     if is_dm_control and render_mode == "rgb_array":
         kwargs["render_kwargs"] = {"height": 240, "width": 320, "camera_id": 0}
-    renders_by_itself = is_mujoco or is_car
+    renders_by_itself = is_mujoco(env_id) or is_car
     try:
         env = gym.make(spec, disable_env_checker=True, **kwargs)
         emits_images = is_image(env.observation_space)
@@ -134,7 +133,7 @@ def recipe(args) -> dict:
 
 
 def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
-    """`args.num_envs` training environments in NEXT_STEP autoreset mode: in this process if one, in a process each if more.
+    """`args.num_envs` training environments in NEXT_STEP autoreset mode: in this process if one, in a process per core if more.
 
     Observations are (N, ...), rewards, terminations and truncations (N,). After the last step of an episode comes its final
     observation; the next step ignores its action and brings the first observation of the next episode.
@@ -142,21 +141,18 @@ def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
     Raises:
         InputError: as `make_env`; or discrete actions where `continuous` ones are needed.
     """
-    env_fns = [partial(_make_worker_env, recipe(args), args.patience, (args.seed, index)) for index in range(args.num_envs)]
-    envs = gym.vector.SyncVectorEnv(env_fns) if args.num_envs == 1 else gym.vector.AsyncVectorEnv(env_fns)
-    if args.num_envs > 1:  # workers ignore SIGTERM, so what ends them at an exit without `close` must be stronger
-        atexit.register(lambda: [process.kill() for process in envs.processes])
+    make = partial(make_env, **recipe(args), patience=args.patience)
+    env_fns = [partial(make, seed=(args.seed, index)) for index in range(args.num_envs)]
+    if args.num_envs == 1:
+        envs = gym.vector.SyncVectorEnv(env_fns)
+    else:
+        start_method = "forkserver" if args.obs == "pixels" and is_mujoco(args.env_id) else None
+        envs = GroupedVectorEnv(env_fns, min(args.num_envs, usable_cores()), start_method)
+        atexit.register(lambda: [process.kill() for process in envs.processes])  # workers ignore SIGTERM, so it must be stronger
     if continuous and not isinstance(envs.single_action_space, Box):
         envs.close()
         raise InputError(f"{args.env_id} has discrete actions here and this algorithm needs continuous ones: use dqn_atari_style.py.")
     return envs
-
-
-def _make_worker_env(recipe: dict, patience: int, seed: tuple[int, int]) -> "Episodes":
-    if multiprocessing.parent_process() is not None:  # Ctrl-C reaches the whole process group: the parent decides when to stop
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return make_env(**recipe, patience=patience, seed=seed)
 
 
 def snapshot_envs(envs: gym.vector.VectorEnv) -> list[dict]:
@@ -188,6 +184,12 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.envs.registry, or use module:Name-v0 for your own."
         raise InputError(f"Unknown environment {env_id!r}: {hint}") from error
+
+
+def is_mujoco(env_id: str) -> bool:
+    """True for what MuJoCo renders."""
+    entry_point = str(find_spec(env_id).entry_point)
+    return env_id.startswith("dm_control/") or "mujoco" in entry_point or "cleanrl_cc.obstacles" in entry_point
 
 
 # --- rendering without a screen ---

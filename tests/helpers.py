@@ -19,13 +19,14 @@ from gymnasium.envs.classic_control import PendulumEnv
 from cleanrl_cc.checkpoints import load_checkpoint, load_replay
 from cleanrl_cc.runs import read_csv
 
-SCRIPTS = ["sac_drq", "td3", "ddpg", "dqn_atari_style", "rainbow"]  # a new script is tested by adding its name
+SCRIPTS = ["sac_drq", "td3", "ddpg", "ppo_continuous", "dqn_atari_style", "rainbow"]  # a new script is tested by adding its name
 ROOT = Path(__file__).parents[1]
 
 # A run of seconds. Each script takes the fields that it has. Pendulum-v1 truncates each episode after 200 steps, never earlier.
 TINY = {
     "env_id": "Pendulum-v1",
     "total_timesteps": 300,
+    "num_envs": 1,
     "device": "cpu",
     "num_threads": 1,
     "precision": "fp32",
@@ -42,6 +43,9 @@ TINY = {
     "target_update_frequency": 3,
     "epsilon_steps": 100,
     "beta_steps": 200,
+    "num_steps": 32,
+    "num_minibatches": 4,
+    "num_epochs": 2,
 }
 PIXELS = {"env_id": "CarRacing-v3", "buffer_size": 500, "total_timesteps": 100, "updates_per_step": 0.5}
 
@@ -74,8 +78,8 @@ def flags(changes: dict) -> list[str]:
 
 def command_line(script: str, folder: Path, **changes) -> list[str]:
     """Arguments of a tiny run into `folder`."""
-    tiny = {name: value for name, value in TINY.items() if script in having(name)}
-    return flags(tiny | {"runs_dir": folder.parent, "run_name": folder.name} | changes)
+    chosen = {name: value for name, value in (TINY | changes).items() if name not in TINY or script in having(name)}
+    return flags({"runs_dir": folder.parent, "run_name": folder.name} | chosen)
 
 
 def parse(script: str, words: list[str]):

@@ -43,6 +43,14 @@ WRONG = {
     "learning rate that is no number": ({"learning_rate": "nan"}, ["--learning-rate"]),
     "initial temperature of 0": ({"initial_alpha": 0.0}, ["--initial-alpha"]),
     "reward scale of 0": ({"reward_scale": 0.0}, ["--reward-scale"]),
+    "rollout of no steps": ({"num_steps": 0}, ["--num-steps", "at least 1"]),
+    "no epochs": ({"num_epochs": 0}, ["--num-epochs", "at least 1"]),
+    "minibatches too small to normalise": ({"num_steps": 8, "num_minibatches": 3}, ["--num-minibatches", "at most 2"]),
+    "lambda above 1": ({"gae_lambda": 1.5}, ["--gae-lambda", "between 0 and 1"]),
+    "clipping everything": ({"clip_coef": 0.0}, ["--clip-coef", "positive"]),
+    "negative entropy bonus": ({"ent_coef": -0.1}, ["--ent-coef", "at least 0"]),
+    "negative value loss": ({"vf_coef": -0.1}, ["--vf-coef", "at least 0"]),
+    "no gradient": ({"max_grad_norm": 0.0}, ["--max-grad-norm", "positive"]),
     "negative shift": ({"shift_pad": -1}, ["--shift-pad"]),
     "update of the actor never": ({"policy_frequency": 0}, ["--policy-frequency", "at least 1"]),
     "negative target noise": ({"policy_noise": -0.1}, ["--policy-noise"]),
@@ -71,6 +79,7 @@ WRONG_OF = {
     "sac_drq": DISCRETE,
     "td3": DISCRETE,
     "ddpg": DISCRETE | {"batch of one to normalise": ({"batch_norm": True, "batch_size": 1}, ["--batch-size", "at least 2"])},
+    "ppo_continuous": DISCRETE,
 }
 CASES = [
     pytest.param(script, *case, id=f"{name}-{script}")
@@ -186,6 +195,16 @@ def other_shape(folder: Path):
     rewrite(folder, agent={name: tensor[..., None] for name, tensor in checkpoint(folder)["agent"].items()})
 
 
+def with_changed(offered: dict[str, dict]):
+    """Changes the arguments of the first key that the script has."""
+
+    def damage(folder: Path):
+        args = checkpoint(folder)["args"]
+        rewrite(folder, args=args | next(changes for field, changes in offered.items() if field in args))
+
+    return damage
+
+
 # What was done to the run folder, and a word of the message.
 DAMAGES = {
     "no folder": (lambda folder: shutil.rmtree(folder), "no checkpoint"),
@@ -209,12 +228,13 @@ DAMAGES = {
     "no best return": (without("best_return"), "best_return"),
     "no environments": (lambda folder: rewrite(folder, envs=[]), "cannot be resumed"),
 }
+SHORTER = {"buffer_size": {"buffer_size": 60}, "num_steps": {"num_steps": 10, "num_minibatches": 1}}
 REPLAY_DAMAGES = {
     "no replay file": (lambda folder: next(folder.glob("replay-*.npz")).unlink(), "cannot be resumed"),
     "truncated replay": (truncated_replay, "cannot be resumed"),
     "replay that runs code": (replay_of_objects, "cannot be resumed"),
-    "replay of another length": (with_args(buffer_size=60), "cannot be resumed"),
-    "negative batch": (with_args(batch_size=-1), "--batch-size"),
+    "replay of another length": (with_changed(SHORTER), "cannot be resumed"),
+    "negative count": (with_changed({"batch_size": {"batch_size": -1}, "num_epochs": {"num_epochs": -1}}), "at least 1"),
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from cleanrl_cc import machine, rainbow
+from cleanrl_cc import machine, ppo_continuous, rainbow
 from cleanrl_cc.envs import InputError, make_env
 
 CPU = torch.device("cpu")
@@ -248,6 +248,61 @@ def test_without_priorities_errors_change_nothing():
     batch = buffer.sample(64, rng)
     buffer.update_priorities(batch.nodes, torch.from_numpy(rng.exponential(3, 64)))
     assert np.array_equal(buffer.tree, before) and (batch.weights == 1).all()
+
+
+# --- rollouts ---
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.8, 1.0])
+def test_advantages_of_a_rollout_equal_those_of_its_episodes(gae_lambda, num_envs):
+    def values_of(obs):
+        return np.sin(obs @ np.array([0.01, 2], np.float32))
+
+    make = partial(make_env, "CountingState-v0")
+    envs = gym.vector.SyncVectorEnv([partial(make, seed=(8, index)) for index in range(num_envs)])
+    args = ppo_continuous.Args(num_envs=num_envs, num_steps=40, gamma=GAMMA, gae_lambda=gae_lambda)
+    buffer = ppo_continuous.RolloutBuffer(args, envs.single_observation_space, envs.single_action_space)
+    (obs, _), autoreset, rng = envs.reset(), np.zeros(num_envs, bool), np.random.default_rng(0)
+    episode_returns = np.zeros(num_envs)
+    for _ in range(5):
+        transitions, discounted = [[] for _ in range(num_envs)], {}  # of each environment, without ignored actions
+        for row in range(args.num_steps):
+            actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
+            next_obs, rewards, terminations, truncations, _ = envs.step(actions)
+            buffer.add(obs, actions, rewards, values_of(obs), rewards, terminations, truncations, final=autoreset)
+            for n in np.flatnonzero(~autoreset):
+                transitions[n].append((row, obs[n], rewards[n], terminations[n], truncations[n], next_obs[n]))
+                episode_returns[n] = discounted[row, n] = rewards[n] + GAMMA * episode_returns[n]
+                episode_returns[n] *= not (terminations[n] or truncations[n])
+            obs, autoreset = next_obs, terminations | truncations
+        advantages = buffer.advantages(buffer.rewards, values_of(obs))
+        returns = buffer.discounted_returns()
+        for n in range(num_envs):
+            following = 0.0
+            for row, before, reward, terminated, truncated, after in reversed(transitions[n]):
+                following *= not (terminated or truncated)
+                delta = reward + GAMMA * values_of(after) * (not terminated) - values_of(before)
+                following = delta + GAMMA * gae_lambda * following
+                assert advantages[row, n] == pytest.approx(following, abs=1e-4)
+                assert returns[row, n] == pytest.approx(discounted[row, n], abs=1e-4)
+        assert buffer.final.sum() == sum(args.num_steps - len(chosen) for chosen in transitions) > 0
+        buffer.num_added = 0
+
+
+@pytest.mark.parametrize("num_rows", [0, 3, 5])
+def test_a_rollout_from_a_checkpoint_equals_the_stored_one(num_rows):
+    args, rng = ppo_continuous.Args(num_envs=2, num_steps=5), np.random.default_rng(0)
+    spaces = Box(0, 255, (1, 4, 4), np.uint8), Box(-1, 1, (3,))
+    stored, fresh = (ppo_continuous.RolloutBuffer(args, *spaces) for _ in range(2))
+    stored.discounted_return[:] = 7
+    for _ in range(num_rows):
+        stored.add(rng.integers(0, 256, (2, 1, 4, 4)), rng.normal(size=(2, 3)), *rng.normal(size=(3, 2)), *rng.random((3, 2)) < 0.5)
+    arrays = {name: np.array(values) for name, values in stored.arrays().items()}
+    fresh.load_arrays(dict(arrays))
+    assert fresh.num_added == num_rows
+    for name, values in fresh.arrays().items():
+        assert np.array_equal(values, arrays[name]), name
 
 
 # --- memory ---

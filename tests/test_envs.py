@@ -1,7 +1,6 @@
 """What an environment emits is what `envs.py` promises, for every suite and for odd environments of one's own."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -399,15 +398,9 @@ def check_snapshot(env_id: str, fields: dict, num_steps: int, moment: str, num_e
 @pytest.mark.parametrize("moment", ["in mid-episode", "right after an end"])
 @pytest.mark.parametrize("env_id, fields, num_steps", SNAPSHOTS)
 def test_a_snapshot_restores_environments_bit_for_bit(env_id, fields, num_steps, moment, num_envs):
-    case = (env_id, fields, num_steps, moment, num_envs)
-    if env_id == WALKER and "obs" in fields and num_envs > 1:
-        # OpenGL does not survive a fork: worker processes of one that has drawn before wait for ever.
-        process = multiprocessing.get_context("spawn").Process(target=check_snapshot, args=case)
-        process.start()
-        process.join()
-        assert process.exitcode == 0
-    else:
-        check_snapshot(*case)
+    if fields.get("obs") == "pixels":  # OpenGL does not survive a fork: workers forked after this would wait for ever
+        make_env(env_id, **fields).reset()
+    check_snapshot(env_id, fields, num_steps, moment, num_envs)
 
 
 def test_replaying_an_episode_draws_only_what_the_stack_still_shows(monkeypatch):

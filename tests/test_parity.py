@@ -11,9 +11,9 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from torch.distributions import Normal, TanhTransform, TransformedDistribution
+from torch.distributions import AffineTransform, Beta, Normal, TanhTransform, TransformedDistribution
 
-from cleanrl_cc import ddpg, dqn_atari_style, rainbow, sac_drq, td3
+from cleanrl_cc import ddpg, dqn_atari_style, ppo_continuous, rainbow, sac_drq, td3
 
 OBS_DIM, ACTION_DIM, BATCH_SIZE, GAMMA, TAU, LEARNING_RATE = 7, 3, 64, 0.97, 0.02, 1e-3
 
@@ -417,3 +417,110 @@ def test_noise_of_online_and_target_networks_differs():
     agent, obs = rainbow_agent(("noisy",)), torch.ones(1, OBS_DIM)
     torch.manual_seed(10)
     assert not torch.equal(agent.q_network(obs), agent.q_target(obs))  # equal weights
+
+
+# --- PPO ---
+
+
+def ppo_weights(model: sb3.PPO) -> dict:
+    """Weights under our names."""
+    policy = model.policy
+    networks = {
+        "actor": (*policy.mlp_extractor.policy_net, policy.action_net),
+        "critic": (*policy.mlp_extractor.value_net, policy.value_net),
+    }
+    layers = {
+        f"{name}.{i}.{key}": value.clone()
+        for name, net in networks.items()
+        for i, m in enumerate(net)
+        for key, value in m.state_dict().items()
+    }
+    return layers | {"log_std": policy.log_std.detach().clone()}
+
+
+@pytest.mark.parametrize("clip_value", [None, 0.05])
+def test_a_ppo_update_equals_stable_baselines3(clip_value, monkeypatch):
+    num_steps, num_envs = 24, 4
+    rates = {"gamma": GAMMA, "gae_lambda": 0.9, "learning_rate": LEARNING_RATE, "ent_coef": 0.01, "vf_coef": 0.3, "max_grad_norm": 0.4}
+    net = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "log_std_init": -0.5}
+    args = {"policy_kwargs": net, "n_steps": num_steps, "batch_size": 32, "n_epochs": 2, "clip_range": 0.05, "clip_range_vf": clip_value}
+    venv = sb3.common.vec_env.DummyVecEnv([Spaces] * num_envs)
+    model = sb3.PPO("MlpPolicy", venv, **args, **rates, seed=1, device="cpu")
+    model.set_logger(configure(None, []))
+    args = {
+        "num_steps": num_steps,
+        "num_envs": num_envs,
+        "num_minibatches": 3,
+        "num_epochs": 2,
+        "clip_coef": 0.05,
+        "clip_value": clip_value,
+    }
+    args = ppo_continuous.Args(**args, **rates, precision="fp32", initial_log_std=-0.5, normalize=False)
+    agent = ppo_continuous.Agent(args, Spaces.observation_space, Spaces.action_space, torch.device("cpu"))
+    agent.load_state_dict(ppo_weights(model), strict=False)  # ours has statistics, too
+    model.policy.optimizer.param_groups[0]["eps"] = agent.optimizer.param_groups[0]["eps"] = 1e-3  # rounding errors are no gradients
+
+    rng = np.random.default_rng(2)
+    buffer = ppo_continuous.RolloutBuffer(args, Spaces.observation_space, Spaces.action_space)
+    starts, model.rollout_buffer.full = np.zeros(num_envs), False
+    for _ in range(num_steps):
+        obs = rng.normal(size=(num_envs, OBS_DIM)).astype(np.float32)
+        actions, log_probs, values = agent.sample(obs)
+        log_probs += rng.normal(0, 0.05, num_envs).astype(np.float32)  # some ratios are clipped from the first minibatch on
+        rewards, ends = rng.normal(size=num_envs), rng.random(num_envs) < 0.2
+        never = np.zeros(num_envs, bool)
+        buffer.add(obs, actions, log_probs, values, rewards, ends, never, final=never)
+        model.rollout_buffer.add(obs, actions, rewards, starts, torch.as_tensor(values), torch.as_tensor(log_probs))
+        starts = ends.astype(np.float32)
+    next_obs = rng.normal(size=(num_envs, OBS_DIM)).astype(np.float32)
+    with torch.no_grad():
+        model.rollout_buffer.compute_returns_and_advantage(model.policy.predict_values(torch.as_tensor(next_obs)), starts)
+
+    # Theirs counts the steps of the first environment first, ours the environments of the first step.
+    order = np.random.default_rng(3)
+    theirs = np.arange(num_steps * num_envs).reshape(num_envs, num_steps).T.ravel()
+    monkeypatch.setattr(np.random, "permutation", lambda size: theirs[order.permutation(size)])
+    before = {name: value.clone() for name, value in agent.state_dict().items()}
+    model.train()
+    metrics = agent.update(buffer, next_obs, np.random.default_rng(3))
+    weights = agent.state_dict()
+    for name, value in ppo_weights(model).items():
+        torch.testing.assert_close(
+            weights[name], value, rtol=1e-5, atol=5e-3 * LEARNING_RATE, msg=lambda text, name=name: f"{name}: {text}"
+        )
+        assert (weights[name] - before[name]).abs().max() > 0.1 * LEARNING_RATE, f"{name} has not moved"
+    expected = model.logger.name_to_value
+    assert float(metrics["losses/approx_kl"]) == pytest.approx(expected["train/approx_kl"], rel=1e-3)
+    assert float(metrics["losses/explained_variance"]) == pytest.approx(expected["train/explained_variance"], abs=0.05)  # ours is unbiased
+    assert agent.num_updates == 6
+
+
+@pytest.mark.parametrize("distribution", ["normal", "beta"])
+def test_ppo_log_probs_and_entropies_equal_torch_distributions(distribution):
+    generator = torch.Generator().manual_seed(5)
+    a, b = torch.rand(2, 500, ACTION_DIM, generator=generator, dtype=torch.float64) * 4 + 1
+    if distribution == "normal":
+        ours, reference = ppo_continuous.Normal(a, b[0].log()), Normal(a, b[0])
+        entropy = reference.entropy().sum(dim=1).mean()
+    else:
+        ours, reference = ppo_continuous.Beta(a, b), TransformedDistribution(Beta(a, b), AffineTransform(-1, 2))
+        entropy = (Beta(a, b).entropy() + np.log(2)).sum(dim=1).mean()
+    torch.manual_seed(6)
+    actions = ours.sample()
+    torch.testing.assert_close(ours.log_prob(actions), reference.log_prob(actions).sum(dim=1))
+    torch.testing.assert_close(ours.entropy(), entropy)
+    torch.testing.assert_close(ours.mean, a if distribution == "normal" else 2 * Beta(a, b).mean - 1)
+    draws = torch.stack([ours.sample() for _ in range(2000)])
+    torch.testing.assert_close(draws.mean(dim=(0, 1)), ours.mean.mean(dim=0), atol=0.02, rtol=0)
+    if distribution == "beta":
+        assert draws.abs().max() <= 1
+
+
+def test_running_statistics_are_those_of_all_rows():
+    rows = torch.randn(300, 4, generator=torch.Generator().manual_seed(7)) * torch.tensor([1.0, 10, 0.1, 0]) + 5
+    statistics = ppo_continuous.RunningStatistics(4)
+    for part in rows.split([1, 2, 97, 200]):
+        statistics.update(part)
+    assert statistics.count == 300
+    torch.testing.assert_close(statistics.mean, rows.mean(dim=0))
+    torch.testing.assert_close(statistics.var, rows.var(dim=0, correction=0))

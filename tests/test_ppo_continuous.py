@@ -1,0 +1,93 @@
+"""What ppo_continuous.py does and others do not: rollouts, statistics, schedules, workers."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from helpers import checkpoint, train
+
+from cleanrl_cc import ppo_continuous
+from cleanrl_cc.checkpoints import load_replay
+
+
+def test_what_comes_after_the_last_update_is_in_the_checkpoint(tmp_path):
+    train("ppo_continuous", tmp_path / "run", total_timesteps=300)
+    state = checkpoint(tmp_path / "run")
+    assert state["counters"]["num_updates"] == 2 * 4 * (300 // 32)
+    rows = load_replay(tmp_path / "run" / state["replay"])
+    assert 0 < len(rows["obs"]) == rows["num_added"] < 32
+    assert rows["obs"].std() > 0 and np.abs(rows["actions"]).min() > 0
+
+
+@pytest.mark.parametrize("schedule, last", [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])
+def test_the_learning_rate_follows_its_schedule(schedule, last, tmp_path):
+    rate = {"learning_rate": 0.5e-3, "learning_rate_schedule": schedule}
+    train("ppo_continuous", tmp_path / "run", total_timesteps=62, **rate)  # the only update comes after the 31st step
+    (optimizer,) = checkpoint(tmp_path / "run")["optimizers"].values()
+    assert optimizer["param_groups"][0]["lr"] == pytest.approx(last * 0.5e-3)
+
+
+def test_an_update_ends_when_the_policy_has_moved_too_far(tmp_path):
+    for name, target in (("far", 1e9), ("near", 1e-9)):
+        train("ppo_continuous", tmp_path / name, total_timesteps=64, target_kl=target)
+    far, near = (checkpoint(tmp_path / name)["counters"]["num_updates"] for name in ("far", "near"))
+    assert (far, near) == (2 * 2 * 4, 2 * 1 * 4)
+
+
+def test_statistics_are_shared_by_environments_and_evaluation_reads_them(tmp_path):
+    train("ppo_continuous", tmp_path / "run", total_timesteps=300, num_envs=2, patience=20)
+    state = checkpoint(tmp_path / "run")["agent"]
+    rows = checkpoint(tmp_path / "run")["global_step"] - 300 % 64
+    assert state["obs_statistics.mean"].shape == (3,)
+    assert rows - 64 < state["obs_statistics.count"] <= rows  # of whole rollouts, without ignored actions
+    assert state["return_statistics.var"] > 1
+    args = ppo_continuous.Args(hidden_dim=16)
+    agent = ppo_continuous.Agent(args, Box(-9, 9, (3,)), Box(-1, 1, (1,)), torch.device("cpu"))
+    agent.load_state_dict(state)
+    obs = np.array([[0.5, 0.5, 3.0]], np.float32)
+    normalised = (obs - state["obs_statistics.mean"].numpy()) / np.sqrt(state["obs_statistics.var"].numpy())
+    policy, values = agent(torch.as_tensor(normalised))
+    assert agent.act(obs, deterministic=True) == pytest.approx(policy.mean.detach().numpy(), abs=1e-5)
+    assert agent.value(obs) == pytest.approx(values.detach().numpy() * np.sqrt(float(state["return_statistics.var"])), rel=1e-4)
+
+
+def test_ignored_actions_teach_nothing():
+    args = ppo_continuous.Args(num_envs=1, num_steps=8, num_minibatches=1, num_epochs=3, precision="fp32")
+    spaces = Box(-9, 9, (3,)), Box(-1, 1, (1,))
+    weights = []
+    for ignored in (0.0, 5.0):
+        torch.manual_seed(1)
+        agent, rng = ppo_continuous.Agent(args, *spaces, torch.device("cpu")), np.random.default_rng(1)
+        buffer = ppo_continuous.RolloutBuffer(args, *spaces)
+        for row in range(8):
+            obs, final = rng.normal(size=(1, 3)).astype(np.float32), np.array([row == 4])
+            actions, log_probs, values = agent.sample(obs)
+            actions, log_probs = actions + ignored * final, log_probs + ignored * final
+            buffer.add(obs, actions, log_probs, values, rng.normal(size=1) * ~final, np.array([row == 3]), np.zeros(1, bool), final=final)
+        agent.update(buffer, obs, rng)
+        weights.append(agent.state_dict())
+    assert weights[0]["obs_statistics.count"] == 7
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+class FailingPendulum(gym.Wrapper):
+    """Fails in its fifth step."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(gym.make("Pendulum-v1"))
+        self.count = 0
+
+    def step(self, action):
+        self.count += 1
+        if self.count == 5:
+            raise ValueError("out of order")
+        return super().step(action)
+
+
+gym.register("FailingPendulum-v0", FailingPendulum)
+
+
+def test_an_error_in_a_worker_surfaces(tmp_path):
+    with pytest.raises(RuntimeError, match="out of order"):
+        train("ppo_continuous", tmp_path / "run", env_id="FailingPendulum-v0", num_envs=2)
