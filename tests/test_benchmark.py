@@ -1,0 +1,180 @@
+"""Benchmarks: many runs stopped and started again, failures, reports rebuilt, policies exported."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, TINY, command_line, flags, survivors
+
+from cleanrl_cc.checkpoints import load_checkpoint
+from cleanrl_cc.envs import InputError
+from cleanrl_cc.runs import read_csv
+
+RESULTS = ROOT / "benchmark" / "results"
+
+
+def load(name: str):
+    """A program of the folder `benchmark`, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmark" / f"{name}.py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tiny_commands(steps: int, seeds: int, **changes) -> str:
+    """Lines for launch.py: sac_drq on Pendulum, a run per seed."""
+    words = {key: value for key, value in TINY.items() if key not in ("seed", "num_threads")}
+    words |= {"total_timesteps": steps, "checkpoint_frequency": 100, "updates_per_step": 0.2} | changes
+    runs = [flags(words | {"seed": seed, "run_name": f"sac_drq/Pendulum-v1/seed-{seed}"}) for seed in range(1, seeds + 1)]
+    return "\n".join(" ".join(["python", "cleanrl_cc/sac_drq.py", *run]) for run in runs)
+
+
+def start_launcher(commands: str, runs_dir: Path, *more: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, ROOT / "benchmark" / "launch.py", "--runs-dir", str(runs_dir), *more]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
+    process.stdin.write(commands)
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def launch(commands: str, runs_dir: Path, *more: str) -> tuple[int, str]:
+    process = start_launcher(commands, runs_dir, *more)
+    stdout, stderr = process.communicate(timeout=300)
+    return process.returncode, stdout + stderr
+
+
+def wait_for(path: Path):
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def folders(runs_dir: Path, seeds: int) -> list[Path]:
+    return [runs_dir / f"sac_drq/Pendulum-v1/seed-{seed}" for seed in range(1, seeds + 1)]
+
+
+# --- launch.py ---
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_benchmark_goes_on_and_runs_nothing_twice(number, code, tmp_path):
+    commands, (first, second, third) = tiny_commands(800, seeds=3), folders(tmp_path, 3)
+    process = start_launcher(commands, tmp_path, "--workers", "2")
+    wait_for(first / "last.pt")
+    wait_for(second / "last.pt")
+    process.send_signal(number)
+    process.communicate(timeout=300)
+    assert process.returncode == code
+    assert not third.exists()
+    stopped_at = load_checkpoint(first)["global_step"]
+    assert stopped_at < 800
+
+    code, output = launch(commands, tmp_path, "--workers", "2")  # waits for orphans that still save
+    assert (code, "3 finished" in output) == (0, True), output
+    for folder, starts in ((first, 2), (second, 2), (third, 1)):
+        assert load_checkpoint(folder)["evaluated"][0] == 800
+        assert len(json.loads((folder / "args.json").read_text())["commands"]) == starts
+        assert [row["global_step"] for row in read_csv(folder / "evaluations.csv")] == ["800"]
+
+    code, output = launch(commands, tmp_path)
+    assert (code, "3 skipped" in output) == (0, True), output
+    assert len(json.loads((third / "args.json").read_text())["commands"]) == 1
+
+
+def test_a_finished_run_can_grow(tmp_path):
+    (folder,) = folders(tmp_path, 1)
+    assert launch(tiny_commands(200, seeds=1), tmp_path)[0] == 0
+    assert launch(tiny_commands(300, seeds=1), tmp_path)[0] == 0
+    assert load_checkpoint(folder)["global_step"] == 300
+
+
+def test_what_was_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    (folder,) = folders(tmp_path, 1)
+    folder.mkdir(parents=True)
+    (folder / "args.json").write_text("{}")
+    code, output = launch(tiny_commands(200, seeds=1), tmp_path)
+    assert (code, load_checkpoint(folder)["global_step"]) == (0, 200), output
+
+
+def test_failures_are_reported_and_stop_no_other_run(tmp_path):
+    commands = tiny_commands(200, seeds=2).replace("--env-id Pendulum-v1", "--env-id Pendulum-v7", 1)
+    code, output = launch(commands, tmp_path)
+    assert code == 1
+    assert "Unknown environment 'Pendulum-v7'" in output and "1 failed" in output and "1 finished" in output
+    damaged, whole = folders(tmp_path, 2)
+    damaged.mkdir()
+    (damaged / "last.pt").write_bytes(b"no checkpoint")
+    code, output = launch(commands, tmp_path)
+    assert (code, "is damaged" in output, "1 skipped" in output) == (1, True, True), output
+
+
+@pytest.mark.parametrize("commands", ["python cleanrl_cc/sac_drq.py", tiny_commands(9, 1) + "\n" + tiny_commands(9, 1)])
+def test_runs_need_names_of_their_own(commands):
+    with pytest.raises(InputError, match="--run-name of its own"):
+        load("launch").read_commands(commands)
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("benchmark/*.sh") if path.name != "common.sh"))
+def test_benchmark_scripts_list_runs_with_names_of_their_own(script):
+    environment = os.environ | {"LIST": "1", "SEEDS": "4 5", "STEPS": "123", "FLAGS": "--num-envs 2"}
+    listing = subprocess.run(["bash", ROOT / "benchmark" / script], env=environment, capture_output=True, text=True, check=True).stdout
+    commands = load("launch").read_commands(listing)
+    assert len(commands) >= 2 and len(commands) % 2 == 0
+    assert all("--total-timesteps 123 --num-envs 2 --run-name" in command for command in commands)
+
+
+def test_a_benchmark_script_stops_as_a_whole(tmp_path):
+    settings = {key: value for key, value in TINY.items() if key not in ("env_id", "seed", "total_timesteps", "num_threads")}
+    words = " ".join(flags(settings | {"checkpoint_frequency": 100, "updates_per_step": 0.2}))
+    environment = os.environ | {"STEPS": "800", "SEEDS": "1", "WORKERS": "1", "RUNS_DIR": str(tmp_path), "FLAGS": words}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(["bash", ROOT / "benchmark/sac_drq.sh"], env=environment, start_new_session=True, stdout=subprocess.PIPE)
+    wait_for(tmp_path / "sac_drq/LunarLander-v3/seed-1/last.pt")
+    process.terminate()
+    process.communicate(timeout=300)
+    assert (process.returncode, survivors(process)) == (130, [])
+    assert 0 < load_checkpoint(tmp_path / "sac_drq/LunarLander-v3/seed-1")["global_step"] < 800
+
+
+def test_the_slurm_script_runs_one_line_of_the_list(tmp_path):
+    code, output = launch(tiny_commands(100, seeds=2), tmp_path, "--engine", "slurm")
+    assert (code, output.strip()) == (0, f"sbatch {tmp_path}/slurm.sh")
+    assert "--array=1-2" in (tmp_path / "slurm.sh").read_text()
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "2", "PYTHONPATH": str(ROOT)}
+    subprocess.run(["bash", tmp_path / "slurm.sh"], env=environment, check=True, timeout=300)
+    first, second = folders(tmp_path, 2)
+    assert (first.exists(), load_checkpoint(second)["global_step"]) == (False, 100)
+
+
+def test_a_ray_cluster_of_two_nodes_stops_and_goes_on(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        commands, runs = tiny_commands(800, seeds=3), folders(tmp_path, 3)
+        process = start_launcher(commands, tmp_path, "--engine", "ray")
+        wait_for(runs[0] / "last.pt")
+        process.send_signal(signal.SIGINT)
+        assert (process.communicate(timeout=300)[0].count("stopped"), process.returncode) == (4, 130)
+        code, output = launch(commands, tmp_path, "--engine", "ray")
+        assert (code, "3 finished" in output) == (0, True), output
+        assert [load_checkpoint(run)["evaluated"][0] for run in runs] == [800] * 3
+        failing = tiny_commands(200, seeds=1, gamma=2)
+        code, output = launch(failing, tmp_path / "failing", "--engine", "ray")
+        assert (code, "--gamma must be" in output) == (1, True), output
+    finally:
+        cluster.shutdown()
