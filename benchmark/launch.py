@@ -45,8 +45,6 @@ class Options:
     """local: this machine; ray: the cluster of RAY_ADDRESS; slurm: write an array script for sbatch"""
     gpus: float = 0
     """of a ray or slurm machine, per run; with ray 0.25 lets four runs share one"""
-    hours: int = 24
-    """a slurm job's time limit; submitted again, the script goes on"""
 
 
 # --- one run ---
@@ -72,8 +70,10 @@ def next_command(command: str, folder: Path, options: Options) -> list[str] | No
     return [sys.executable, script, *words, *threads, "--runs-dir", options.runs_dir]
 
 
-def follow_parent():
-    """In the child: SIGTERM, upon which it saves, when the launcher dies, however it dies (Linux)."""
+def begin():
+    """In the child: a session of its own, so that Ctrl-C reaches the launcher alone, which passes it on once; and SIGTERM, upon which a
+    run saves, when the launcher dies, however it dies (Linux)."""
+    os.setsid()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
@@ -99,9 +99,7 @@ def run(command: str, options: Options) -> tuple[str, str]:
         if words is None:
             return name, "skipped"
         environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
-        files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-        # A session of its own: Ctrl-C reaches the launcher alone, which passes it on once.
-        process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True, preexec_fn=follow_parent, **files)
+        process = subprocess.Popen(words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=begin)
         stopped = False
         try:
             while process.poll() is None and not stopped:
@@ -160,7 +158,7 @@ def write_slurm_script(commands: list[str], options: Options):
     (folder / "slurm.sh").write_text(f"""#!/usr/bin/env bash
 #SBATCH --array=1-{len(commands)}
 #SBATCH --cpus-per-task={options.threads}
-#SBATCH --time={options.hours}:00:00
+#SBATCH --time=24:00:00
 #SBATCH --gpus={options.gpus:g}
 #SBATCH --signal=B:TERM@300
 #SBATCH --output={folder}/slurm-%a.out

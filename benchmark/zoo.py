@@ -74,12 +74,13 @@ def export(checkpoint: dict, options: Options):
 
 def write_table(options: Options):
     scores = [json.loads(path.read_text()) for path in sorted(options.zoo.glob("*.json"))]
+    columns = ("return_mean", "return_std", "return_median", "return_min")
     rows = [
-        f"| `{score['checkpoint']}` | {score['env_id']} | {score['global_step']:,} | {score['return_mean']:,.1f} | {score['return_std']:,.1f} "
-        f"| {score['return_median']:,.1f} | {score['return_min']:,.1f} | {len(score['episodes'])} |"
+        [f"`{score['checkpoint']}`", score["env_id"], f"{score['global_step']:,}", *(f"{score[column]:,.1f}" for column in columns)]
         for score in scores
     ]
-    options.table.write_text(HEAD.format(example=scores[0]["checkpoint"]) + "\n".join(rows) + "\n")
+    lines = [f"| {' | '.join(row)} | {len(score['episodes'])} |" for row, score in zip(rows, scores, strict=True)]
+    options.table.write_text(HEAD.format(example=scores[0]["checkpoint"]) + "\n".join(lines) + "\n")
 
 
 def main():
