@@ -58,7 +58,8 @@ def collect(run: Path, options: Options) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     (target / "args.json").write_text(without_machine_paths(text))
     for name in ("evaluations.csv", "progress.csv"):
-        shutil.copyfile(run / name, target / name)
+        if (run / name).exists():  # a short run has no line of progress
+            shutil.copyfile(run / name, target / name)
     for name in ("best.pt", "last.pt") if options.episodes else ():
         file = target / f"episodes-{load_checkpoint(run / name)['global_step']}.json"
         if file.exists() and len(json.loads(file.read_text())["episodes"]) >= options.episodes:

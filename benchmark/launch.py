@@ -31,6 +31,7 @@ from cleanrl_cc.envs import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 STOPPING = threading.Event()
+PRCTL = getattr(ctypes.CDLL(None), "prctl", lambda *_: None)  # found before a fork, where nothing may be loaded
 
 
 @dataclass
@@ -74,8 +75,7 @@ def begin():
     """In the child: a session of its own, so that Ctrl-C reaches the launcher alone, which passes it on once; and SIGTERM, upon which a
     run saves, when the launcher dies, however it dies (Linux)."""
     os.setsid()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    PRCTL(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def run(command: str, options: Options) -> tuple[str, str]:
@@ -140,10 +140,9 @@ def run_on_ray(commands: list[str], options: Options):
     waiting, cancelled = list(names), False
     while waiting:
         done, waiting = ray.wait(waiting, timeout=0.5)
-        if STOPPING.is_set() and not cancelled:
+        for reference in waiting if STOPPING.is_set() and not cancelled else ():
             cancelled = True
-            for reference in waiting:
-                ray.cancel(reference)
+            ray.cancel(reference)
         for reference in done:
             try:
                 yield ray.get(reference)
@@ -154,7 +153,7 @@ def run_on_ray(commands: list[str], options: Options):
 def write_slurm_script(commands: list[str], options: Options):
     folder = (ROOT / options.runs_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "commands.txt").write_text("\n".join(commands) + "\n")
+    (folder / "commands.txt").write_text("\n".join(commands))
     (folder / "slurm.sh").write_text(f"""#!/usr/bin/env bash
 #SBATCH --array=1-{len(commands)}
 #SBATCH --cpus-per-task={options.threads}
@@ -175,8 +174,8 @@ exec {shlex.quote(sys.executable)} {shlex.quote(f"{ROOT}/benchmark/launch.py")} 
 
 def read_commands(text: str) -> list[str]:
     commands = [line.strip() for line in text.splitlines() if line.strip()]
-    names = [flag(command, "--run-name") for command in commands]
-    if None in names or len(set(names)) < len(names):
+    names = {flag(command, "--run-name") for command in commands}
+    if None in names or len(names) < len(commands):
         raise InputError("Each line must be a command with a --run-name of its own.")
     return commands
 
@@ -192,9 +191,7 @@ def main():
     for name, outcome in {"local": run_locally, "ray": run_on_ray}[options.engine](commands, options):
         outcomes.append(outcome.split()[0].rstrip(":"))
         print(f"{len(outcomes)} of {len(commands)}: {name} {outcome}", flush=True)
-    print(", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes).items()))
-    if STOPPING.is_set():
-        print("The same call goes on.")
+    print(", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes).items()) + "; the same call goes on" * STOPPING.is_set())
     raise SystemExit(130 if STOPPING.is_set() else int("failed" in outcomes))
 
 

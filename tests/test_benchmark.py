@@ -3,17 +3,20 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import ROOT, TINY, flags, survivors
+from helpers import ROOT, TINY, flags, survivors, train
 
 from cleanrl_cc.checkpoints import load_checkpoint
 from cleanrl_cc.envs import InputError
+from cleanrl_cc.evaluate import Options, evaluate
 from cleanrl_cc.runs import read_csv
 
 LONG = 6000  # steps of a run that is stopped at its first checkpoint, at step 1000
@@ -175,3 +178,93 @@ def test_a_ray_cluster_of_two_nodes_stops_and_goes_on(tmp_path, monkeypatch):
         assert (code, "--gamma must be" in output) == (1, True), output
     finally:
         cluster.shutdown()
+
+
+# --- report.py, collect.py, zoo.py ---
+
+
+def test_the_report_rebuilt_is_the_one_committed(tmp_path):
+    report = load("report")
+    report.write_report(report.Options(out=tmp_path))
+    assert (tmp_path / "benchmarks.md").read_bytes() == (ROOT / "docs" / "benchmarks.md").read_bytes(), "run benchmark/report.py"
+    curves, committed = tmp_path / "assets" / "curves", ROOT / "docs" / "assets" / "curves"
+    assert sorted(path.name for path in curves.iterdir()) == sorted(path.name for path in committed.iterdir())
+    for curve in curves.iterdir():
+        old = (committed / curve.name).read_bytes()
+        if re.search(rb"Matplotlib v[\d.]+", old)[0] == re.search(rb"Matplotlib v[\d.]+", curve.read_bytes())[0]:
+            assert curve.read_bytes() == old, f"run benchmark/report.py: {curve.name} differs"
+
+
+def test_the_report_means_over_seeds(tmp_path):
+    returns = {1: [0, 100, 50], 2: [10, 200, 150], 3: [20, 300, 250]}
+    for seed, values in returns.items():
+        folder = tmp_path / "results" / "ablation-x" / "My-v0" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        args = {"env_id": "My-v0", "obs": "auto", "seed": seed, "total_timesteps": 3000, "precision": "fp32"}
+        machine = {"processor": "P", "cores": 2, "threads": 1, "gpu": None}
+        description = {"args": args, "commands": ["python x.py"], "machine": machine, "versions": {"torch": "2"}}
+        (folder / "args.json").write_text(json.dumps(description))
+        rows = [f"{1000 * (i + 1)},{360 * (i + 1)},{value},1" for i, value in enumerate(values)]
+        (folder / "evaluations.csv").write_text("\n".join(["global_step,seconds,return_mean,return_std", *rows]) + "\n")
+        (folder / "episodes-3000.json").write_text(json.dumps({"global_step": 3000, "return_mean": 7, "episodes": [0] * 20}))
+    report = load("report")
+    report.write_report(report.Options(results=tmp_path / "results", out=tmp_path / "docs"))
+    page = (tmp_path / "docs" / "benchmarks.md").read_text()
+    table = page.split("## Ablation: My-v0 from state")[1].split("## ")[0]
+    assert "| x | 3 | 3,000 | 150 [50, 250] | 200 [100, 300] | 7.0 [7.0, 7.0] (20 episodes) | - | 0.3 |" in table
+    assert "| PPO | not yet run |" in page.split("## CarRacing-v3 from pixels")[1]
+
+
+def test_an_interval_covers_what_it_should():
+    interval, rng = load("report").interval, np.random.default_rng(1)
+    covered = [low < 0 < high for low, high in (interval(rng.normal(size=20)) for _ in range(50))]
+    assert 0.86 < np.mean(covered) < 1
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("python /home/me/cleanrl_cc/cleanrl_cc/td3.py --runs-dir /data/runs/x", "python cleanrl_cc/td3.py --runs-dir runs/x"),
+        ('{"resume": "/data/elsewhere/seed-1", "env_id": "dm_control/a"}', '{"resume": "seed-1", "env_id": "dm_control/a"}'),
+        ("python cleanrl_cc/td3.py --run-name td3/a/seed-1", "python cleanrl_cc/td3.py --run-name td3/a/seed-1"),
+    ],
+)
+def test_paths_of_this_machine_are_left_out(text, expected):
+    assert load("collect").without_machine_paths(text) == expected
+
+
+def test_no_committed_result_names_a_machine_path():
+    for path in RESULTS.rglob("*.json"):
+        assert load("collect").without_machine_paths(path.read_text()) == path.read_text(), path
+
+
+def test_a_run_is_collected_and_its_exported_policy_scores_the_same(tmp_path):
+    folder = tmp_path / "runs" / "ablation-a" / "LunarLander-v3" / "seed-7"
+    changes = {"env_id": "LunarLander-v3", "seed": 7, "eval_frequency": 150, "runs_dir": tmp_path / "runs"}
+    train("sac_drq", folder, **changes, run_name="ablation-a/LunarLander-v3/seed-7")
+    collect, zoo = load("collect"), load("zoo")
+    target = collect.collect(folder, collect.Options((folder,), episodes=2, results=tmp_path / "results"))
+    assert target == tmp_path / "results" / "ablation-a" / "LunarLander-v3" / "seed-7"
+    assert str(tmp_path) not in "".join(path.read_text() for path in target.iterdir())
+    best = load_checkpoint(folder / "best.pt")
+    scores = {path.name: json.loads(path.read_text()) for path in target.glob("episodes-*.json")}
+    assert set(scores) == {f"episodes-{best['global_step']}.json", "episodes-300.json"}
+
+    options = zoo.Options(episodes=2, zoo=tmp_path / "zoo", table=tmp_path / "zoo.md")
+    zoo.export(best, options)
+    zoo.write_table(options)
+    exported = load_checkpoint(tmp_path / "zoo" / "sac_drq-LunarLander-v3.pt")
+    assert set(exported) == {"algorithm", "args", "recipe", "global_step", "agent"}
+    assert str(tmp_path) not in repr(exported)
+    score = evaluate(Options(checkpoint=str(tmp_path / "zoo" / "sac_drq-LunarLander-v3.pt"), episodes=2, device="cpu"))
+    assert score["episodes"] == scores[f"episodes-{best['global_step']}.json"]["episodes"]
+    assert f"| {score['return_mean']:,.1f} |" in (tmp_path / "zoo.md").read_text()
+
+
+def test_the_zoo_is_small_and_its_table_is_generated(tmp_path):
+    sizes = [path.stat().st_size for path in (ROOT / "zoo").glob("*.pt")]
+    assert max(sizes) < 8e6 and sum(sizes) < 60e6
+    assert sorted(path.stem for path in (ROOT / "zoo").glob("*.pt")) == sorted(path.stem for path in (ROOT / "zoo").glob("*.json"))
+    zoo = load("zoo")
+    zoo.write_table(zoo.Options(table=tmp_path / "zoo.md"))
+    assert (tmp_path / "zoo.md").read_bytes() == (ROOT / "docs" / "zoo.md").read_bytes(), "run benchmark/zoo.py"
