@@ -44,7 +44,8 @@ How to read the tables:
   number of episodes per seed.
 - *Steps* are agent steps; one is `--action-repeat` environment frames. *Hours* are hours of training on the machine named below,
   which may have done other things meanwhile.
-- A dash is a number that nobody has measured. `not yet run` marks a cell that a script in `benchmark/` lists and no result fills.
+- A dash is a number that nobody has measured. `not yet run` marks a cell that a script in `benchmark/` lists and no result fills;
+  environments without any result are listed at the end.
 
 In the curves a line is the mean over seeds, its band the 95 % bootstrap interval. With one seed the paler band is the standard deviation
 of the episodes of each evaluation. Dashed lines are published scores; they differ in versions, steps and statistics: see the
@@ -194,21 +195,19 @@ def write_report(options: Options):
     for anchor in read_csv(ROOT / "benchmark" / "anchors.csv"):
         anchors[anchor["environment"]].append(anchor)
     page = [INTRODUCTION]
-    for table in sorted(set(results) | set(planned)):
-        cells, names = results.get(table, {}), dict.fromkeys([*results.get(table, {}), *planned.get(table, [])])
-        page.append(f"## {table}\n")
-        if cells:
-            file = re.sub(r"[^\w-]+", "-", table) + ".svg"
-            draw(table, cells, anchors[table], options.out / "assets" / "curves" / file)
-            page.append(f"![Learning curves, {table}](assets/curves/{file})\n")
-        page.append(
-            "| algorithm | seeds | steps | final | best | final, unseen | best, unseen | hours |\n|---|---|---|---|---|---|---|---|"
-        )
+    for table, cells in sorted(results.items()):
+        names = dict.fromkeys([*cells, *planned[table]])
+        file = re.sub(r"[^\w-]+", "-", table) + ".svg"
+        draw(table, cells, anchors[table], options.out / "assets" / "curves" / file)
+        page.append(f"## {table}\n\n![Learning curves, {table}](assets/curves/{file})\n")
+        page.append("| algorithm | seeds | steps | final | best | final, unseen | best, unseen | hours |\n" + "|---" * 8 + "|")
         page += [row(name, cells.get(name, [])) for name in sorted(names, key=lambda name: [*TITLES, name].index(name))]
         if anchors[table]:
             page.append("\n| published | return | steps | source |\n|---|---|---|---|")
             page += [f"| {anchor['label']} | {anchor['score']} | {anchor['steps']} | {anchor['source']} |" for anchor in anchors[table]]
         page.append("")
+    empty = [f"| {table} | {', '.join(map(title, names))} |" for table, names in sorted(planned.items()) if table not in results]
+    page.append("\n".join(["## Not yet run\n", "| environment | algorithms |\n|---|---|", *empty, ""]))
     page.append("## Commands and machines\n")
     for table, cells in sorted(results.items()):
         for name, runs in cells.items():
