@@ -165,14 +165,15 @@ def test_a_ray_cluster_of_two_nodes_stops_and_goes_on(tmp_path, monkeypatch):
     cluster.add_node(num_cpus=1)
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     try:
-        commands, runs = tiny_commands(LONG, seeds=3), folders(tmp_path, 3)
+        commands, runs = tiny_commands(LONG, seeds=2), folders(tmp_path, 2)
         process = start_launcher(commands, tmp_path, "--engine", "ray")
         wait_for(runs[0] / "last.pt")
         process.send_signal(signal.SIGINT)
-        assert (process.communicate(timeout=300)[0].count("stopped"), process.returncode) == (4, 130)
+        output = process.communicate(timeout=300)
+        assert (process.returncode, "seed-1 stopped" in output[0]) == (130, True), output
         code, output = launch(commands, tmp_path, "--engine", "ray")
-        assert (code, "3 finished" in output) == (0, True), output
-        assert [load_checkpoint(run)["evaluated"][0] for run in runs] == [LONG] * 3
+        assert (code, "2 finished" in output) == (0, True), output
+        assert [load_checkpoint(run)["evaluated"][0] for run in runs] == [LONG] * 2
         failing = tiny_commands(200, seeds=1, gamma=2)
         code, output = launch(failing, tmp_path / "failing", "--engine", "ray")
         assert (code, "--gamma must be" in output) == (1, True), output
