@@ -1,15 +1,19 @@
-"""Every command that README and docs show can be typed."""
+"""Every command that README and docs show can be typed, every page is reachable, and every number has its file."""
 
 import importlib
+import importlib.util
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tyro
 
 from cleanrl_cc.evaluate import Options
-from cleanrl_cc.runs import parse_args
+from cleanrl_cc.runs import parse_args, read_csv
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -47,3 +51,49 @@ def test_pictures_and_links_exist():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert "://" in target or (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+def test_every_page_of_the_site_is_in_its_menu():
+    menu = re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(menu) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[1:])
+
+
+def test_the_site_builds(tmp_path):
+    if importlib.util.find_spec("material") is None:
+        pytest.skip("mkdocs-material is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for page in tmp_path.rglob("*.html"):
+        assert not re.findall(r'(?:src|href)="(?:https?:)?//[^"]+\.(?:js|css|woff2?)', page.read_text()), f"{page} loads from another site"
+
+
+def test_returns_on_the_pages_are_those_of_the_results():
+    measured = [row for path in ROOT.glob("benchmark/results/**/evaluations.csv") for row in read_csv(path)]
+    measured += [json.loads(path.read_text()) for path in ROOT.glob("benchmark/results/**/episodes-*.json")]
+    for page in PAGES:
+        for claim in re.findall(r"(-?[\d,.]*\d)\** \+- ([\d,.]*\d)", page.read_text()):
+            assert any(is_rounded(claim[0], row["return_mean"]) and is_rounded(claim[1], row["return_std"]) for row in measured), (
+                page,
+                claim,
+            )
+
+
+def is_rounded(claim: str, value) -> bool:
+    claim = claim.replace(",", "")
+    return round(float(value), len(claim.partition(".")[2])) == float(claim)
+
+
+def test_speeds_in_the_readme_are_those_of_the_results():
+    medians = [float(row["median"]) for row in read_csv(ROOT / "benchmark/results/speed.csv")]
+    for row in re.findall(r"^\| \w+, .* \| ([\d.]+) \| ([\d.]+) \| [\d.]+ \|$", (ROOT / "README.md").read_text(), re.M):
+        assert all(any(abs(float(cell) - median) < 0.0501 for median in medians) for cell in row), row
+
+
+def test_every_deviation_of_a_script_is_on_its_page():
+    for page in PAGES:
+        script = ROOT / "cleanrl_cc" / f"{page.stem}.py"
+        if script.exists():
+            listed = script.read_text().split('"""')[1].split("Differs from the paper:")[1].count("\n- ")
+            explained = re.split(r"\n#+ .*[Dd]iffer.* from the paper", page.read_text())[1].split("\n#")[0].count("\n- ")
+            assert 1 <= listed <= explained, page.name

@@ -1,0 +1,82 @@
+"""Copies what the report needs of run folders into benchmark/results/<name>/<environment>/seed-<n>.
+
+    python benchmark/collect.py runs/td3 runs/sac_drq/CarRacing-v3/seed-1
+    python benchmark/collect.py runs/td3 --episodes 100
+
+That is args.json, evaluations.csv, progress.csv and, with --episodes, the scores of best.pt and last.pt over episodes that the training
+never played. <name> is the script's, or the first part of a run name like ablation-no-per/LunarLander-v3/seed-1. Paths of this
+machine are left out.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from cleanrl_cc.checkpoints import load_checkpoint
+from cleanrl_cc.envs import InputError
+from cleanrl_cc.evaluate import Options as EvaluateOptions
+from cleanrl_cc.evaluate import evaluate
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Options:
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """run folders, or folders with run folders anywhere below"""
+    episodes: int = 0
+    """score best.pt and last.pt over so many episodes; 0: do not"""
+    results: Path = ROOT / "benchmark" / "results"
+    """where the copies go"""
+
+
+def without_machine_paths(text: str) -> str:
+    """Absolute paths cut to what follows the repository or the folder of runs, or to their last part."""
+
+    def cut(match: re.Match) -> str:
+        parts = Path(match[0]).parts
+        starts = [index for index, part in enumerate(parts) if part in ("cleanrl_cc", "runs")]
+        return "/".join(parts[starts[-1] if starts else -1 :])
+
+    return re.sub(r"""(?<=["'\s=])/[^\s"']+""", cut, text)
+
+
+def destination(description: dict) -> Path:
+    args, parts = description["args"], (description["args"]["run_name"] or "").split("/")
+    name = parts[0] if len(parts) == 3 else description["algorithm"]
+    return Path(name, re.sub("[/:]", "-", args["env_id"]), f"seed-{args['seed']}")
+
+
+def collect(run: Path, options: Options) -> Path:
+    """Copies one run; returns where to."""
+    text = (run / "args.json").read_text()
+    target = options.results / destination(json.loads(text))
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "args.json").write_text(without_machine_paths(text))
+    for name in ("evaluations.csv", "progress.csv"):
+        if (run / name).exists():  # a short run has no line of progress
+            shutil.copyfile(run / name, target / name)
+    for name in ("best.pt", "last.pt") if options.episodes else ():
+        file = target / f"episodes-{load_checkpoint(run / name)['global_step']}.json"
+        if file.exists() and len(json.loads(file.read_text())["episodes"]) >= options.episodes:
+            continue
+        result = evaluate(EvaluateOptions(checkpoint=str(run / name), episodes=options.episodes, device="cpu"))
+        file.write_text(without_machine_paths(json.dumps(result, indent=1)) + "\n")
+    return target
+
+
+def main():
+    options = tyro.cli(Options, description=__doc__)
+    found = sorted({path.parent for folder in options.runs for path in folder.rglob("evaluations.csv")})
+    if not found:
+        raise InputError(f"There is no run with an evaluation in {' '.join(map(str, options.runs))}.")
+    for run in found:
+        print(f"{run} -> {collect(run, options)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# DDPG: from state.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+commands() {
+  for seed in $SEEDS; do
+    for env in LunarLander-v3 HalfCheetah-v5 Walker2d-v5 Hopper-v5; do
+      run ddpg ddpg "$env" "$seed"
+    done
+  done
+}
+launch commands "$@"

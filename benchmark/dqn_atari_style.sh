@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# DQN: CarRacing from pixels; two tasks of the DeepMind Control Suite from state.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+commands() {
+  for seed in $SEEDS; do
+    run dqn_atari_style dqn_atari_style CarRacing-v3 "$seed"
+    for env in dm_control/walker-walk-v0 dm_control/cheetah-run-v0; do
+      run dqn_atari_style dqn_atari_style "$env" "$seed" --obs state
+    done
+  done
+}
+launch commands "$@"

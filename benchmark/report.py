@@ -1,0 +1,228 @@
+"""Turns benchmark/results into docs/benchmarks.md and the learning curves in docs/assets/curves. Nothing there is typed by hand.
+
+    python benchmark/report.py
+
+The same files give the same bytes (curves: with the same matplotlib). Cells that a benchmark script lists and no result fills are marked.
+"""
+
+import json
+import os
+import re
+import subprocess
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from cleanrl_cc.runs import read_csv
+
+ROOT = Path(__file__).resolve().parents[1]
+TITLES = {
+    "ppo_continuous": "PPO",
+    "sac_drq": "SAC",
+    "td3": "TD3",
+    "ddpg": "DDPG",
+    "dqn_atari_style": "DQN",
+    "rainbow": "Rainbow",
+}
+INTRODUCTION = """# Benchmarks
+
+Written by `python benchmark/report.py` from the files in `benchmark/results`. Every run there keeps its arguments, its commands, its
+machine and its evaluations.
+
+How to read the tables:
+
+- A return is the mean over seeds of a deterministic evaluation on the environment as Gymnasium registers it. In brackets is the 95 %
+  bootstrap interval of that mean over seeds; one seed has none.
+- *Final* is the last evaluation of each run, *best* the highest of each run. Both are evaluations during training, and the best of
+  many is flattered by its choice.
+- *Unseen* scores the same two policies over episodes that the training never played (`evaluate.py`, seeds from 10,000), with the
+  number of episodes per seed.
+- *Steps* are agent steps; one is `--action-repeat` environment frames. *Hours* are hours of training on the machine named below,
+  which may have done other things meanwhile.
+- A dash is a number that nobody has measured. `not yet run` marks a cell that a script in `benchmark/` lists and no result fills;
+  environments without any result are listed at the end.
+
+In the curves a line is the mean over seeds, its band the 95 % bootstrap interval. With one seed the paler band is the standard deviation
+of the episodes of each evaluation. Dashed lines are published scores; they differ in versions, steps and statistics: see the
+table below each curve.
+"""
+
+
+@dataclass
+class Options:
+    results: Path = ROOT / "benchmark" / "results"
+    """folders <name>/<environment>/seed-<n> as collect.py makes them"""
+    out: Path = ROOT / "docs"
+    """where benchmarks.md and assets/curves go"""
+
+
+# --- reading ---
+
+
+def read_run(folder: Path) -> dict:
+    description = json.loads((folder / "args.json").read_text())
+    evaluations = read_csv(folder / "evaluations.csv")
+    files = [json.loads(path.read_text()) for path in folder.glob("episodes-*.json")]
+    columns = {
+        name: np.array([float(row[name]) for row in evaluations]) for name in ("global_step", "return_mean", "return_std", "seconds")
+    }
+    return description | {"evaluations": columns, "unseen": {file["global_step"]: file for file in files}}
+
+
+def heading(name: str, env_id: str, obs: str) -> str:
+    """Which table a run is in: what is compared must see the same."""
+    pixels = obs == "pixels" or (obs == "auto" and "CarRacing" in env_id)
+    return f"{'Ablation: ' if name.startswith('ablation-') else ''}{env_id} from {'pixels' if pixels else 'state'}"
+
+
+def read_results(folder: Path) -> dict[str, dict[str, list[dict]]]:
+    """Runs by heading and name, ordered by seed."""
+    tables = defaultdict(lambda: defaultdict(list))
+    for path in sorted(folder.glob("*/*/seed-*/args.json"), key=lambda path: (path.parts[:-2], int(path.parts[-2].split("-")[1]))):
+        run, name = read_run(path.parent), path.parts[-4]
+        if len(run["evaluations"]["global_step"]):
+            tables[heading(name, run["args"]["env_id"], run["args"]["obs"])][name].append(run)
+    return tables
+
+
+def planned_cells() -> dict[str, list[str]]:
+    """The names that the benchmark scripts list, by heading."""
+    cells = defaultdict(list)
+    for script in sorted(ROOT.glob("benchmark/*.sh")):
+        if script.stem in ("common", "smoke"):
+            continue
+        lines = subprocess.run(["bash", script], env=os.environ | {"LIST": "1", "SEEDS": "1"}, capture_output=True, text=True, check=True)
+        for line in lines.stdout.splitlines():
+            given = dict(re.findall(r"--(env-id|obs|run-name) (\S+)", line))
+            by_preset = "pixels" if given["env-id"].startswith("dm_control/") else "auto"
+            name = given["run-name"].split("/")[0]
+            cells[heading(name, given["env-id"], given.get("obs", by_preset))].append(name)
+    return cells
+
+
+# --- statistics ---
+
+
+def interval(values: np.ndarray) -> np.ndarray:
+    """95 % bootstrap interval (2, ...) of the mean over seeds; values (S, ...)."""
+    picks = np.random.default_rng(0).integers(0, len(values), (10_000, len(values)))
+    return np.percentile(values[picks].mean(axis=1), [2.5, 97.5], axis=0)
+
+
+def number(values: list[float]) -> str:
+    """Mean over seeds, with its interval where there are two or more."""
+    digits = 0 if abs(np.mean(values)) >= 10 else 1
+    text = f"{np.mean(values):,.{digits}f}"
+    if len(values) < 2:
+        return text
+    low, high = interval(np.array(values))
+    return f"{text} [{low:,.{digits}f}, {high:,.{digits}f}]"
+
+
+def unseen(runs: list[dict], steps: list[int]) -> str:
+    """The return over unseen episodes, of each run's policy at the given step."""
+    files = [run["unseen"][step] for run, step in zip(runs, steps, strict=True) if step in run["unseen"]]
+    if not files:
+        return "-"
+    episodes = sorted({len(file["episodes"]) for file in files})
+    return f"{number([file['return_mean'] for file in files])} ({' or '.join(map(str, episodes))} episodes)"
+
+
+def row(name: str, runs: list[dict]) -> str:
+    if not runs:
+        return f"| {title(name)} | not yet run | - | - | - | - | - | - |"
+    evaluations = [run["evaluations"] for run in runs]
+    last = [int(max(e["global_step"].max(), *run["unseen"], 0)) for e, run in zip(evaluations, runs, strict=True)]
+    best = [int(e["global_step"][e["return_mean"].argmax()]) for e in evaluations]
+    total = max(run["args"]["total_timesteps"] for run in runs)
+    steps = f"{min(last):,}" if min(last) >= total else f"{min(last):,} of {total:,}"
+    cells = [
+        title(name),
+        str(len(runs)),
+        steps,
+        number([e["return_mean"][-1] for e in evaluations]),
+        number([e["return_mean"].max() for e in evaluations]),
+        unseen(runs, last),
+        unseen(runs, best),
+        f"{np.mean([e['seconds'][-1] for e in evaluations]) / 3600:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def title(name: str) -> str:
+    return TITLES.get(name, name.removeprefix("ablation-").replace("_", " "))
+
+
+# --- drawing ---
+
+
+def draw(heading: str, cells: dict[str, list[dict]], anchors: list[dict], path: Path):
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axis, colors = figure.subplots(), {name: f"C{index}" for index, name in enumerate([*TITLES, *sorted(set(cells) - set(TITLES))])}
+    for name, runs in cells.items():
+        evaluations = [run["evaluations"] for run in runs]
+        shared = min(len(e["global_step"]) for e in evaluations)  # evaluations that every seed has
+        steps, returns = evaluations[0]["global_step"][:shared], np.stack([e["return_mean"][:shared] for e in evaluations])
+        spread = evaluations[0]["return_std"][:shared]
+        low, high = interval(returns) if len(runs) > 1 else (returns[0] - spread, returns[0] + spread)
+        seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
+        axis.plot(steps, returns.mean(axis=0), color=colors[name], marker="o", markersize=2.5, label=f"{title(name)}, {seeds}")
+        axis.fill_between(steps, low, high, color=colors[name], alpha=0.25 if len(runs) > 1 else 0.1, linewidth=0)
+    for anchor in anchors:  # of the algorithms drawn, and of those that are none of ours
+        if anchor["algorithm"] not in (*cells, ""):
+            continue
+        color = colors.get(anchor["algorithm"], "gray")
+        axis.axhline(float(anchor["score"]), color=color, linestyle="--", linewidth=0.8, label=f"{anchor['label']}: {anchor['score']}")
+    axis.set(title=heading, xlabel="agent steps", ylabel="return")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="x-small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "cleanrl_cc", "svg.fonttype": "none"}):  # the same ids, and text as text
+        figure.savefig(path, metadata={"Date": None})
+
+
+# --- writing ---
+
+
+def write_report(options: Options):
+    results, planned = read_results(options.results), planned_cells()
+    anchors = defaultdict(list)
+    for anchor in read_csv(ROOT / "benchmark" / "anchors.csv"):
+        anchors[anchor["environment"]].append(anchor)
+    page = [INTRODUCTION]
+    for table, cells in sorted(results.items()):
+        names = dict.fromkeys([*cells, *planned[table]])
+        file = re.sub(r"[^\w-]+", "-", table) + ".svg"
+        draw(table, cells, anchors[table], options.out / "assets" / "curves" / file)
+        page.append(f"## {table}\n\n![Learning curves, {table}](assets/curves/{file})\n")
+        page.append("| algorithm | seeds | steps | final | best | final, unseen | best, unseen | hours |\n" + "|---" * 8 + "|")
+        page += [row(name, cells.get(name, [])) for name in sorted(names, key=lambda name: [*TITLES, name].index(name))]
+        if anchors[table]:
+            page.append("\n| published | return | steps | source |\n|---|---|---|---|")
+            page += [f"| {anchor['label']} | {anchor['score']} | {anchor['steps']} | {anchor['source']} |" for anchor in anchors[table]]
+        page.append("")
+    empty = [f"| {table} | {', '.join(map(title, names))} |" for table, names in sorted(planned.items()) if table not in results]
+    page.append("\n".join(["## Not yet run\n", "| environment | algorithms |\n|---|---|", *empty, ""]))
+    page.append("## Commands and machines\n")
+    for table, cells in sorted(results.items()):
+        for name, runs in cells.items():
+            machines = sorted({describe(run) for run in runs})
+            page += [f"{title(name)} on {table}, seed {runs[0]['args']['seed']}; {'; '.join(machines)}:\n"]
+            page += [f"```bash\n{runs[0]['commands'][0]}\n```\n"]
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "benchmarks.md").write_text("\n".join(page).rstrip("\n") + "\n")
+
+
+def describe(run: dict) -> str:
+    machine, versions = run["machine"], run["versions"]
+    where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores"
+    return f"{where}, {run['args']['precision']}, torch {versions['torch']}"
+
+
+if __name__ == "__main__":
+    write_report(tyro.cli(Options, description=__doc__))

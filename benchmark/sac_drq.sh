@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# SAC: from state; with DrQ, CarRacing from pixels.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+commands() {
+  for seed in $SEEDS; do
+    for env in LunarLander-v3 HalfCheetah-v5 Walker2d-v5 Hopper-v5 CarRacing-v3; do
+      run sac_drq sac_drq "$env" "$seed"
+    done
+  done
+}
+launch commands "$@"

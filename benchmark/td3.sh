@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# TD3: from state, and CarRacing from pixels.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+commands() {
+  for seed in $SEEDS; do
+    for env in LunarLander-v3 HalfCheetah-v5 Walker2d-v5 Hopper-v5 CarRacing-v3; do
+      run td3 td3 "$env" "$seed"
+    done
+  done
+}
+launch commands "$@"

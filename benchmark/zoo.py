@@ -1,0 +1,100 @@
+"""Exports trained policies to zoo/<script>-<environment>.pt, scores them, and writes the table docs/zoo.md.
+
+    python benchmark/zoo.py runs/sac_drq/CarRacing-v3/*
+    python benchmark/zoo.py                                # only the table
+
+Of several runs of one script on one environment the policy with the best evaluation is exported: weights and what rebuilds agent and
+environment, as plain data, for evaluate.py. Its score over unseen episodes goes beside it, as .json.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from cleanrl_cc.checkpoints import atomic_file, load_checkpoint
+from cleanrl_cc.evaluate import Options as EvaluateOptions
+from cleanrl_cc.evaluate import evaluate
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = """# Trained policies
+
+Written by `python benchmark/zoo.py`. Each file holds the weights of one policy, in fp32, and what rebuilds it; loading it runs no code.
+The score is that of the deterministic policy over episodes that its training never played; it was chosen among checkpoints, and among
+seeds where there were several, by the training's own evaluations.
+
+```bash
+python cleanrl_cc/evaluate.py {example} --episodes 5 --save-video
+```
+
+| file | environment | steps trained | mean return | deviation | median | worst | episodes |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+@dataclass
+class Options:
+    checkpoints: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """run folders (their best.pt) or checkpoint files"""
+    episodes: int = 100
+    """episodes of the score"""
+    zoo: Path = ROOT / "zoo"
+    """where the policies go"""
+    table: Path = ROOT / "docs" / "zoo.md"
+    """where the table goes"""
+
+
+def training_score(checkpoint: dict) -> float:
+    """The evaluation that best.pt or last.pt was saved with."""
+    return checkpoint["evaluation"]["return_mean"] if "evaluation" in checkpoint else checkpoint["evaluated"][1]
+
+
+def policy(checkpoint: dict) -> dict:
+    """What evaluate.py needs of a checkpoint. A target network, which does not act, is stored as its online twin: once."""
+    weights = checkpoint["agent"]
+    weights = {name: weights.get(name.replace("_target.", "."), weight) for name, weight in weights.items()}
+    args = checkpoint["args"] | {"runs_dir": "runs", "run_name": None, "resume": None, "device": "cpu", "compile": False}
+    kept = {name: checkpoint[name] for name in ("algorithm", "recipe", "global_step")}
+    return kept | {"args": args, "agent": weights}
+
+
+def export(checkpoint: dict, options: Options):
+    env_id = checkpoint["recipe"]["env_id"]
+    file = options.zoo / f"{checkpoint['algorithm']}-{re.sub('[/:]', '-', env_id)}.pt"
+    options.zoo.mkdir(parents=True, exist_ok=True)
+    with atomic_file(file) as stream:
+        torch.save(policy(checkpoint), stream)
+    result = evaluate(EvaluateOptions(checkpoint=str(file), episodes=options.episodes, device="cpu"))
+    file.with_suffix(".json").write_text(json.dumps(result | {"checkpoint": f"zoo/{file.name}"}, indent=1) + "\n")
+    print(f"{file}: {result['return_mean']:.1f} over {options.episodes} episodes", flush=True)
+
+
+def write_table(options: Options):
+    scores = [json.loads(path.read_text()) for path in sorted(options.zoo.glob("*.json"))]
+    columns = ("return_mean", "return_std", "return_median", "return_min")
+    rows = [
+        [f"`{score['checkpoint']}`", score["env_id"], f"{score['global_step']:,}", *(f"{score[column]:,.1f}" for column in columns)]
+        for score in scores
+    ]
+    lines = [f"| {' | '.join(row)} | {len(score['episodes'])} |" for row, score in zip(rows, scores, strict=True)]
+    options.table.write_text(HEAD.format(example=scores[0]["checkpoint"]) + "\n".join(lines) + "\n")
+
+
+def main():
+    options = tyro.cli(Options, description=__doc__)
+    best = {}
+    for path in options.checkpoints:
+        checkpoint = load_checkpoint(path / "best.pt" if path.is_dir() else path)
+        cell = checkpoint["algorithm"], checkpoint["recipe"]["env_id"]
+        if cell not in best or training_score(checkpoint) > training_score(best[cell]):
+            best[cell] = checkpoint
+    for checkpoint in best.values():
+        export(checkpoint, options)
+    write_table(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""Benchmarks: many runs stopped and started again, failures, reports rebuilt, policies exported."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, TINY, flags, survivors, train
+
+from cleanrl_cc.checkpoints import load_checkpoint
+from cleanrl_cc.envs import InputError
+from cleanrl_cc.evaluate import Options, evaluate
+from cleanrl_cc.runs import read_csv
+
+LONG = 6000  # steps of a run that is stopped at its first checkpoint, at step 1000
+RESULTS = ROOT / "benchmark" / "results"
+
+
+def load(name: str):
+    """A program of the folder `benchmark`, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmark" / f"{name}.py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tiny_commands(steps: int, seeds: int, **changes) -> str:
+    """Lines for launch.py: sac_drq on Pendulum, a run per seed."""
+    words = {key: value for key, value in TINY.items() if key not in ("seed", "num_threads")}
+    words |= {"total_timesteps": steps, "checkpoint_frequency": 1000, "updates_per_step": 0.02} | changes
+    runs = [flags(words | {"seed": seed, "run_name": f"sac_drq/Pendulum-v1/seed-{seed}"}) for seed in range(1, seeds + 1)]
+    return "\n".join(" ".join(["python", "cleanrl_cc/sac_drq.py", *run]) for run in runs)
+
+
+def start_launcher(commands: str, runs_dir: Path, *more: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, ROOT / "benchmark" / "launch.py", "--runs-dir", str(runs_dir), *more]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
+    process.stdin.write(commands)
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def launch(commands: str, runs_dir: Path, *more: str) -> tuple[int, str]:
+    process = start_launcher(commands, runs_dir, *more)
+    stdout, stderr = process.communicate(timeout=600)
+    return process.returncode, stdout + stderr
+
+
+def wait_for(path: Path):
+    deadline = time.monotonic() + 600
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def folders(runs_dir: Path, seeds: int) -> list[Path]:
+    return [runs_dir / f"sac_drq/Pendulum-v1/seed-{seed}" for seed in range(1, seeds + 1)]
+
+
+# --- launch.py ---
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_benchmark_goes_on_and_runs_nothing_twice(number, code, tmp_path):
+    commands, (first, second) = tiny_commands(LONG, seeds=2), folders(tmp_path, 2)
+    process = start_launcher(commands, tmp_path, "--workers", "1")
+    wait_for(first / "last.pt")
+    process.send_signal(number)
+    process.communicate(timeout=600)
+    assert (process.returncode, second.exists()) == (code, False)
+
+    code, output = launch(commands, tmp_path, "--workers", "2")  # waits for an orphan that still saves
+    assert (code, "2 finished" in output) == (0, True), output
+    for folder, starts in ((first, 2), (second, 1)):
+        assert load_checkpoint(folder)["evaluated"][0] == LONG
+        assert len(json.loads((folder / "args.json").read_text())["commands"]) == starts
+        assert [row["global_step"] for row in read_csv(folder / "evaluations.csv")] == [str(LONG)]
+
+    code, output = launch(commands, tmp_path)
+    assert (code, "2 skipped" in output) == (0, True), output
+    assert len(json.loads((second / "args.json").read_text())["commands"]) == 1
+
+
+def test_a_finished_run_can_grow(tmp_path):
+    (folder,) = folders(tmp_path, 1)
+    assert launch(tiny_commands(200, seeds=1), tmp_path)[0] == 0
+    assert launch(tiny_commands(300, seeds=1), tmp_path)[0] == 0
+    assert load_checkpoint(folder)["global_step"] == 300
+
+
+def test_what_was_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    (folder,) = folders(tmp_path, 1)
+    folder.mkdir(parents=True)
+    (folder / "args.json").write_text("{}")
+    code, output = launch(tiny_commands(200, seeds=1), tmp_path)
+    assert (code, load_checkpoint(folder)["global_step"]) == (0, 200), output
+
+
+def test_failures_are_reported_and_stop_no_other_run(tmp_path):
+    commands = tiny_commands(200, seeds=2).replace("--env-id Pendulum-v1", "--env-id Pendulum-v7", 1)
+    code, output = launch(commands, tmp_path)
+    assert code == 1
+    assert "Unknown environment 'Pendulum-v7'" in output and "1 failed" in output and "1 finished" in output
+    damaged, whole = folders(tmp_path, 2)
+    damaged.mkdir()
+    (damaged / "last.pt").write_bytes(b"no checkpoint")
+    code, output = launch(commands, tmp_path)
+    assert (code, "is damaged" in output, "1 skipped" in output) == (1, True, True), output
+
+
+@pytest.mark.parametrize("commands", ["python cleanrl_cc/sac_drq.py", tiny_commands(9, 1) + "\n" + tiny_commands(9, 1)])
+def test_runs_need_names_of_their_own(commands):
+    with pytest.raises(InputError, match="--run-name of its own"):
+        load("launch").read_commands(commands)
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("benchmark/*.sh") if path.name != "common.sh"))
+def test_benchmark_scripts_list_runs_with_names_of_their_own(script):
+    environment = os.environ | {"LIST": "1", "SEEDS": "4 5", "STEPS": "123", "FLAGS": "--num-envs 2"}
+    listing = subprocess.run(["bash", ROOT / "benchmark" / script], env=environment, capture_output=True, text=True, check=True).stdout
+    commands = load("launch").read_commands(listing)
+    assert len(commands) >= 2 and len(commands) % 2 == 0
+    assert all("--total-timesteps 123 --num-envs 2 --run-name" in command for command in commands)
+
+
+def test_a_benchmark_script_stops_as_a_whole(tmp_path):
+    settings = {key: value for key, value in TINY.items() if key not in ("env_id", "seed", "total_timesteps", "num_threads")}
+    words = " ".join(flags(settings | {"checkpoint_frequency": 1000, "updates_per_step": 0.02}))
+    environment = os.environ | {"STEPS": str(LONG), "SEEDS": "1", "WORKERS": "1", "RUNS_DIR": str(tmp_path), "FLAGS": words}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(["bash", ROOT / "benchmark/sac_drq.sh"], env=environment, start_new_session=True, stdout=subprocess.PIPE)
+    wait_for(tmp_path / "sac_drq/LunarLander-v3/seed-1/last.pt")
+    process.terminate()
+    process.communicate(timeout=600)
+    assert (process.returncode, survivors(process)) == (130, [])
+    assert 0 < load_checkpoint(tmp_path / "sac_drq/LunarLander-v3/seed-1")["global_step"] < LONG
+
+
+def test_the_slurm_script_runs_one_line_of_the_list(tmp_path):
+    code, output = launch(tiny_commands(100, seeds=2), tmp_path, "--engine", "slurm")
+    assert (code, output.strip()) == (0, f"sbatch {tmp_path}/slurm.sh")
+    assert "--array=1-2" in (tmp_path / "slurm.sh").read_text()
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "2", "PYTHONPATH": str(ROOT)}
+    subprocess.run(["bash", tmp_path / "slurm.sh"], env=environment, check=True, timeout=600)
+    first, second = folders(tmp_path, 2)
+    assert (first.exists(), load_checkpoint(second)["global_step"]) == (False, 100)
+
+
+STUB = """
+import pathlib, signal, sys, time
+words = sys.argv
+name, folder = words[words.index("--run-name") + 1], words[words.index("--runs-dir") + 1]
+file = pathlib.Path(folder, name.replace("/", "-"))
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), file.write_text("saved"), sys.exit(143)))
+file.write_text("started")
+if "short" not in name:
+    time.sleep(3 if "bad" in name else 600)
+sys.exit("bad" in name)
+"""
+
+
+def test_a_ray_cluster_of_two_nodes_runs_reports_and_stops(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    (tmp_path / "stub.py").write_text(STUB)
+    names = ("short", "bad", "long-1", "long-2", "long-3")
+    commands = "\n".join(f"python {tmp_path}/stub.py --run-name {name}/My-v0/seed-1" for name in names)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default, which on a busy machine takes minutes
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        process = start_launcher(commands, tmp_path, "--engine", "ray")
+        deadline = time.monotonic() + 300
+        while len(running := list(tmp_path.glob("long-*-My-v0-seed-1"))) < 2:  # one on each node; the third waits
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=300)
+    finally:
+        cluster.shutdown()
+    assert process.returncode == 130
+    assert "short/My-v0/seed-1 finished" in output and "bad/My-v0/seed-1 failed with exit code 1" in output
+    assert "1 finished, 1 failed, 3 stopped" in output
+    assert sorted(tmp_path.glob("long-*-My-v0-seed-1")) == sorted(running)
+    assert [path.read_text() for path in running] == ["saved", "saved"]
+
+
+# --- report.py, collect.py, zoo.py ---
+
+
+def test_the_report_rebuilt_is_the_one_committed(tmp_path):
+    report = load("report")
+    report.write_report(report.Options(out=tmp_path))
+    assert (tmp_path / "benchmarks.md").read_bytes() == (ROOT / "docs" / "benchmarks.md").read_bytes(), "run benchmark/report.py"
+    curves, committed = tmp_path / "assets" / "curves", ROOT / "docs" / "assets" / "curves"
+    assert sorted(path.name for path in curves.iterdir()) == sorted(path.name for path in committed.iterdir())
+    for curve in curves.iterdir():
+        old = (committed / curve.name).read_bytes()
+        if re.search(rb"Matplotlib v[\d.]+", old)[0] == re.search(rb"Matplotlib v[\d.]+", curve.read_bytes())[0]:
+            assert curve.read_bytes() == old, f"run benchmark/report.py: {curve.name} differs"
+
+
+def test_the_report_means_over_seeds(tmp_path):
+    returns = {1: [0, 100, 50], 2: [10, 200, 150], 3: [20, 300, 250]}
+    for seed, values in returns.items():
+        folder = tmp_path / "results" / "ablation-x" / "My-v0" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        args = {"env_id": "My-v0", "obs": "auto", "seed": seed, "total_timesteps": 3000, "precision": "fp32"}
+        machine = {"processor": "P", "cores": 2, "threads": 1, "gpu": None}
+        description = {"args": args, "commands": ["python x.py"], "machine": machine, "versions": {"torch": "2"}}
+        (folder / "args.json").write_text(json.dumps(description))
+        rows = [f"{1000 * (i + 1)},{360 * (i + 1)},{value},1" for i, value in enumerate(values)]
+        (folder / "evaluations.csv").write_text("\n".join(["global_step,seconds,return_mean,return_std", *rows]) + "\n")
+        (folder / "episodes-3000.json").write_text(json.dumps({"global_step": 3000, "return_mean": 7, "episodes": [0] * 20}))
+    report = load("report")
+    report.write_report(report.Options(results=tmp_path / "results", out=tmp_path / "docs"))
+    page = (tmp_path / "docs" / "benchmarks.md").read_text()
+    table = page.split("## Ablation: My-v0 from state")[1].split("## ")[0]
+    assert "| x | 3 | 3,000 | 150 [50, 250] | 200 [100, 300] | 7.0 [7.0, 7.0] (20 episodes) | - | 0.3 |" in table
+    assert "| CarRacing-v3 from pixels | DQN, PPO, Rainbow, SAC, TD3 |" in page.split("## Not yet run")[1]
+
+
+def test_an_interval_covers_what_it_should():
+    interval, rng = load("report").interval, np.random.default_rng(1)
+    covered = [low < 0 < high for low, high in (interval(rng.normal(size=20)) for _ in range(50))]
+    assert 0.86 < np.mean(covered) < 1
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("python /home/me/cleanrl_cc/cleanrl_cc/td3.py --runs-dir /data/runs/x", "python cleanrl_cc/td3.py --runs-dir runs/x"),
+        ('{"resume": "/data/elsewhere/seed-1", "env_id": "dm_control/a"}', '{"resume": "seed-1", "env_id": "dm_control/a"}'),
+        ("python cleanrl_cc/td3.py --run-name td3/a/seed-1", "python cleanrl_cc/td3.py --run-name td3/a/seed-1"),
+    ],
+)
+def test_paths_of_this_machine_are_left_out(text, expected):
+    assert load("collect").without_machine_paths(text) == expected
+
+
+def test_no_committed_result_names_a_machine_path():
+    for path in RESULTS.rglob("*.json"):
+        assert load("collect").without_machine_paths(path.read_text()) == path.read_text(), path
+
+
+def test_a_run_is_collected_and_its_exported_policy_scores_the_same(tmp_path):
+    folder = tmp_path / "runs" / "ablation-a" / "LunarLander-v3" / "seed-7"
+    changes = {"env_id": "LunarLander-v3", "seed": 7, "eval_frequency": 150, "runs_dir": tmp_path / "runs"}
+    train("sac_drq", folder, **changes, run_name="ablation-a/LunarLander-v3/seed-7")
+    collect, zoo = load("collect"), load("zoo")
+    target = collect.collect(folder, collect.Options((folder,), episodes=2, results=tmp_path / "results"))
+    assert target == tmp_path / "results" / "ablation-a" / "LunarLander-v3" / "seed-7"
+    assert str(tmp_path) not in "".join(path.read_text() for path in target.iterdir())
+    best = load_checkpoint(folder / "best.pt")
+    scores = {path.name: json.loads(path.read_text()) for path in target.glob("episodes-*.json")}
+    assert set(scores) == {f"episodes-{best['global_step']}.json", "episodes-300.json"}
+
+    options = zoo.Options(episodes=2, zoo=tmp_path / "zoo", table=tmp_path / "zoo.md")
+    zoo.export(best, options)
+    zoo.write_table(options)
+    exported = load_checkpoint(tmp_path / "zoo" / "sac_drq-LunarLander-v3.pt")
+    assert set(exported) == {"algorithm", "args", "recipe", "global_step", "agent"}
+    assert str(tmp_path) not in repr(exported)
+    score = evaluate(Options(checkpoint=str(tmp_path / "zoo" / "sac_drq-LunarLander-v3.pt"), episodes=2, device="cpu"))
+    assert score["episodes"] == scores[f"episodes-{best['global_step']}.json"]["episodes"]
+    assert f"| {score['return_mean']:,.1f} |" in (tmp_path / "zoo.md").read_text()
+
+
+def test_the_zoo_is_small_and_its_table_is_generated(tmp_path):
+    sizes = [path.stat().st_size for path in (ROOT / "zoo").glob("*.pt")]
+    assert max(sizes) < 8e6 and sum(sizes) < 60e6
+    assert sorted(path.stem for path in (ROOT / "zoo").glob("*.pt")) == sorted(path.stem for path in (ROOT / "zoo").glob("*.json"))
+    zoo = load("zoo")
+    zoo.write_table(zoo.Options(table=tmp_path / "zoo.md"))
+    assert (tmp_path / "zoo.md").read_bytes() == (ROOT / "docs" / "zoo.md").read_bytes(), "run benchmark/zoo.py"
