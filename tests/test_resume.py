@@ -42,18 +42,14 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize(
-    "problem, number, whole_group",
-    [
-        ("LunarLander", signal.SIGKILL, False),
-        ("LunarLander", signal.SIGTERM, False),
-        ("LunarLander", signal.SIGINT, False),
-        ("3 Hoppers", signal.SIGKILL, False),
-        ("3 Hoppers", signal.SIGINT, True),  # Ctrl-C in a terminal reaches the workers too
-        ("CarRacing", signal.SIGKILL, False),
-    ],
-)
+# All scripts share what answers a signal: one of them gets every kind.
+STOPS = [(script, problem, signal.SIGKILL, False) for script in SCRIPTS for problem in PROBLEMS]
+STOPS += [("sac_drq", "LunarLander", number, False) for number in (signal.SIGTERM, signal.SIGINT)]
+STOPS += [("sac_drq", "3 Hoppers", signal.SIGINT, True)]  # Ctrl-C in a terminal reaches the workers too
+STOPS += [("ppo_continuous", "3 Hoppers", signal.SIGTERM, False)]  # in the middle of a rollout
+
+
+@pytest.mark.parametrize("script, problem, number, whole_group", STOPS)
 def test_a_stopped_run_goes_on_bit_for_bit(script, problem, number, whole_group, uninterrupted, tmp_path):
     folder = tmp_path / "run"
     process = start(script, command_line(script, folder, **PROBLEMS[problem]))
