@@ -34,16 +34,35 @@ CNN = {"script_env": "CarRacing-v3", "policy": "CnnPolicy", "steps": 40, "conten
 REPLAY = {"buffer_size": 20_000, "learning_starts": WARMUP}
 EVERY_STEP = REPLAY | {"batch_size": 256, "updates_per_step": 1.0, "n_step": 1, "action_repeat": 1, "patience": 0}
 PEER_EVERY_STEP = REPLAY | {"batch_size": 256, "train_freq": 1, "gradient_steps": 1}
-ROLLOUT = {"num_envs": 8, "num_steps": 256, "num_epochs": 10, "num_minibatches": 32, "action_repeat": 1, "patience": 0}
-PEER_ROLLOUT = {"n_steps": 256, "n_epochs": 10, "batch_size": 64}
+# A second and a third rollout of 8 x 256 steps with their updates: the first may be slower.
+ROLLOUT = {"num_envs": 8, "num_steps": 256, "num_epochs": 10, "action_repeat": 1, "patience": 0}
+PEER_ROLLOUT = {"n_steps": 256, "n_epochs": 10}
+TWO_ROLLOUTS = {"first": 2048 + 200, "steps": 3 * 2048 + 200 - WARMUP}
+DQN = REPLAY | {"batch_size": 32, "updates_per_step": 1.0, "n_step": 1, "action_repeat": 1, "patience": 0, "encoder_channels": 32}
+PEER_DQN = REPLAY | {"batch_size": 32, "train_freq": 1, "gradient_steps": 1}
 TASKS = {
     "sac": MLP | {"title": "SAC, HalfCheetah-v5, batch 256, 256x256", "script": "sac_drq", "ours": EVERY_STEP, "peer": "SAC"},
     "td3": MLP | {"title": "TD3, HalfCheetah-v5, batch 256, 256x256", "script": "td3", "ours": EVERY_STEP, "peer": "TD3"},
     "ddpg": MLP | {"title": "DDPG, HalfCheetah-v5, batch 256, 256x256", "script": "ddpg", "ours": EVERY_STEP, "peer": "DDPG"},
+    "ppo": MLP
+    | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs", "script": "ppo_continuous", "peer": "PPO"}
+    | {"ours": ROLLOUT | {"num_minibatches": 32}, "theirs": PEER_ROLLOUT | {"batch_size": 64}}
+    | TWO_ROLLOUTS,
     # "preset" has half the channels in its convolutions.
     "sac-pixels": CNN
     | {"title": "SAC, CarRacing-v3, batch 256, one frame a step", "script": "sac_drq", "peer": "SAC"}
     | {"ours": EVERY_STEP | {"encoder_channels": 32}, "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3")},
+    "ppo-pixels": CNN
+    | {"title": "PPO, CarRacing-v3, 8 environments, batch 256, 4 epochs, one frame a step", "script": "ppo_continuous", "peer": "PPO"}
+    | {"ours": ROLLOUT | {"num_minibatches": 8, "num_epochs": 4, "encoder_channels": 32, "feature_dim": 512}}
+    | {"theirs": PEER_ROLLOUT | {"batch_size": 256, "n_epochs": 4}, "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3")}
+    | TWO_ROLLOUTS,
+    "dqn-pixels": CNN
+    | {"title": "DQN, CarRacing-v3, five actions, batch 32, one frame a step", "script": "dqn_atari_style", "peer": "DQN"}
+    | {"ours": DQN | {"action_set": "five"}, "theirs": PEER_DQN, "env_kwargs": {"continuous": False}, "steps": 200},
+    "rainbow-pixels": CNN
+    | {"title": "Rainbow (against DQN), CarRacing-v3, five actions, batch 32, one frame a step", "script": "rainbow", "peer": "DQN"}
+    | {"ours": DQN | {"action_set": "five"}, "theirs": PEER_DQN, "env_kwargs": {"continuous": False}, "steps": 200},
 }
 
 
@@ -73,7 +92,7 @@ def measure_ours(task: dict, contender: str, threads: int, options: Options) -> 
     run = {"num_threads": threads, "precision": options.precision, "device": options.device}
     run |= {"total_timesteps": WARMUP + task["steps"], "eval_frequency": 0, "checkpoint_frequency": 0, "eval_episodes": 1}
     for name, value in (task["ours"] | run).items():
-        if not (name == "encoder_channels" and contender == "cleanrl_cc-preset"):
+        if not (name in ("encoder_channels", "feature_dim") and contender == "cleanrl_cc-preset"):
             setattr(args, name, value)
     clock = []
     original = runs.Run.show_progress

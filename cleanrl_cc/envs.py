@@ -7,7 +7,6 @@ Nothing here knows an algorithm. The order of the wrappers, from the inside:
     gym.make -> actions in [-1, 1] -> ActionRepeat -> StateObservation or PixelObservation -> Patience -> Episodes
 """
 
-import atexit
 import difflib
 import importlib
 import itertools
@@ -148,7 +147,6 @@ def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
     else:
         start_method = "forkserver" if args.obs == "pixels" and is_mujoco(args.env_id) else None
         envs = GroupedVectorEnv(env_fns, min(args.num_envs, usable_cores()), start_method)
-        atexit.register(lambda: [process.kill() for process in envs.processes])  # workers ignore SIGTERM, so it must be stronger
     if continuous and not isinstance(envs.single_action_space, Box):
         envs.close()
         raise InputError(f"{args.env_id} has discrete actions here and this algorithm needs continuous ones: use dqn_atari_style.py.")

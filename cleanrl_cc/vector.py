@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import traceback
+import weakref
 from collections.abc import Callable
 from itertools import chain
 
@@ -51,6 +52,7 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
             self.processes[-1].start()
             theirs.close()
             self.pipes.append(ours)
+        weakref.finalize(self, _kill, self.processes)  # where nobody calls `close`; workers ignore SIGTERM
 
     def _view(self, shared) -> np.ndarray:
         return np.frombuffer(shared, self.observation_space.dtype).reshape(self.observation_space.shape)
@@ -86,6 +88,11 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
             pipe.close()  # what its worker waits for
         for process in self.processes:
             process.join()
+
+
+def _kill(processes: list):
+    for process in processes:
+        process.kill()
 
 
 def _work(pipe, other_end, env_fns: list, shared, space: gym.spaces.Box, group: np.ndarray):

@@ -83,7 +83,7 @@ SAC = OFF_POLICY | {"initial_alpha": 0.1}
 NOISE = OFF_POLICY | {"exploration_noise": 0.5, "exploration_steps": 1000}
 DQN = {"bins": 15, "learning_rate": 1e-3, "hidden_dim": 64, "batch_size": 64, "target_update_frequency": 50, "updates_per_step": 1.0}
 DQN |= {"epsilon_steps": 500, "epsilon_end": 0.1}
-RAINBOW = DQN | {"beta_steps": 2000, "v_min": -2.0, "v_max": 0.0}
+RAINBOW = DQN | {"beta_steps": 2000, "v_min": -1.0, "v_max": 0.0}
 PPO = {"num_envs": 1, "num_steps": 256, "num_minibatches": 4, "learning_rate": 3e-3, "initial_log_std": -0.5}
 POINT = {"total_timesteps": 1500, "learning_starts": 400, "gamma": 0.9}
 PICTURE = {"total_timesteps": 900, "learning_starts": 200, "frame_stack": 1, "encoder_channels": 8}
@@ -103,7 +103,7 @@ def train(script: str, folder, **fields) -> float:
         ("ddpg", NOISE | POINT),
         ("ddpg", NOISE | POINT | {"batch_norm": True, "exploration_noise_type": "ou"}),
         ("dqn_atari_style", DQN | POINT | {"total_timesteps": 2000}),
-        ("rainbow", RAINBOW | POINT | {"total_timesteps": 2500, "learning_starts": 1000}),
+        ("rainbow", RAINBOW | POINT | {"total_timesteps": 3000, "learning_starts": 1000}),
         ("ppo_continuous", PPO | {"total_timesteps": 8000, "learning_rate_schedule": "linear"}),
         ("ppo_continuous", PPO | {"total_timesteps": 8000, "learning_rate_schedule": "cosine", "action_distribution": "beta"}),
     ],
