@@ -269,8 +269,7 @@ class ReplayBuffer:
         """Inverse of `arrays`."""
         self.num_added = int(arrays.pop("num_added"))
         for name, values in arrays.items():
-            column = getattr(self, name)
-            column[: self.size] = torch.from_numpy(values) if torch.is_tensor(column) else values
+            torch.as_tensor(getattr(self, name))[: self.size] = torch.from_numpy(values)
         self._sum_up(np.arange(self.num_leaves, 2 * self.num_leaves))  # [per]
 
 
