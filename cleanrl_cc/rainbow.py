@@ -362,7 +362,7 @@ class Agent(nn.Module):
         if args.compile:
             self.update_critic = torch.compile(self.update_critic)
 
-    def act(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
+    def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers; deterministic without noise."""
         bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)  # (N, D): as Q is a mean over dimensions, each chooses for itself
         return self.bin_actions[bins].reshape(-1, *self.action_shape)

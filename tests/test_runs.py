@@ -362,11 +362,12 @@ def test_what_scripts_share_is_the_same_text(name):
     assert all(other == first for other in others)
 
 
-def test_all_scripts_count_log_evaluate_and_checkpoint_alike():
+def test_all_scripts_act_count_evaluate_and_checkpoint_alike():
     ends = {re.search(r"\n        # 6\. .*", text, re.DOTALL).group() for text in SOURCES.values()}
     begins = {re.search(r"\n    if run\.checkpoint:.*# 1\. act", text, re.DOTALL).group() for text in SOURCES.values()}
     assert len(ends) == len(begins) == 1
-    for line in ("global_step += int(np.sum(~autoreset))", "obs, autoreset = next_obs, terminations | truncations"):
+    act = "def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:"
+    for line in (act, "global_step += int(np.sum(~autoreset))", "obs, autoreset = next_obs, terminations | truncations"):
         assert all(line in text for text in SOURCES.values())
 
 
