@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cleanrl_cc.envs import InputError, require
 
 def start_torch(args, pixels: bool) -> torch.device:
     """Seeds every generator, sets threads and matmul precision, and resolves "auto" in `args.device` and, for `pixels` or not,
-    `args.precision`."""
+    `args.precision`. Where torch.compile finds no compiler, `args.compile` becomes False."""
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
@@ -31,6 +32,10 @@ def start_torch(args, pixels: bool) -> torch.device:
         args.precision = "bf16" if bf16_is_native and pixels else "fp32"
     if args.precision == "bf16" and not bf16_is_native:
         print("Warning: this processor has no bf16 instructions; --precision fp32 will be several times faster.", file=sys.stderr)
+    compiler = os.environ.get("CXX", "g++")
+    if args.compile and shutil.which(compiler) is None:
+        print(f"Warning: --compile finds no C++ compiler ({compiler}, or what CXX names): updates are not compiled.", file=sys.stderr)
+        args.compile = False
     torch.set_float32_matmul_precision("medium")
     torch.backends.cudnn.deterministic = True
     keep_pages()

@@ -403,7 +403,7 @@ class Agent(nn.Module):
         metrics = {"policy_loss": torch.stack(policy_losses).mean(), "value_loss": torch.stack(value_losses).mean()}
         metrics |= {"entropy": torch.stack(entropies).mean(), "approx_kl": approx_kl}
         metrics["clip_fraction"] = (log_ratio.expm1().abs() > args.clip_coef).float().mean()
-        metrics["explained_variance"] = 1 - advantages.ravel()[rows].var() / returns.ravel()[rows].var()
+        metrics["explained_variance"] = 1 - advantages.ravel()[rows].var() / (returns.ravel()[rows].var() + 1e-8)
         return {f"losses/{name}": value for name, value in metrics.items()}
 
     def update_minibatch(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:

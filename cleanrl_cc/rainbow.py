@@ -269,8 +269,7 @@ class ReplayBuffer:
         """Inverse of `arrays`."""
         self.num_added = int(arrays.pop("num_added"))
         for name, values in arrays.items():
-            column = getattr(self, name)
-            column[: self.size] = torch.from_numpy(values) if torch.is_tensor(column) else values
+            torch.as_tensor(getattr(self, name))[: self.size] = torch.from_numpy(values)
         self._sum_up(np.arange(self.num_leaves, 2 * self.num_leaves))  # [per]
 
 
@@ -363,7 +362,7 @@ class Agent(nn.Module):
         if args.compile:
             self.update_critic = torch.compile(self.update_critic)
 
-    def act(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
+    def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers; deterministic without noise."""
         bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)  # (N, D): as Q is a mean over dimensions, each chooses for itself
         return self.bin_actions[bins].reshape(-1, *self.action_shape)

@@ -241,12 +241,15 @@ def test_dqn_updates_equal_stable_baselines3(monkeypatch):
             assert ((weights[name] - before[name]).abs().max() > 0.1 * LEARNING_RATE) == moves, name
 
 
-def test_dqn_gradients_are_clipped_as_in_stable_baselines3(monkeypatch):
+def test_dqn_gradients_are_clipped_as_in_stable_baselines3():
     agent = dqn_atari_style.Agent(dqn_atari_style.Args(hidden_dim=32, loss="mse"), Box(-1, 1, (OBS_DIM,)), Discrete(5), torch.device("cpu"))
+    rainbow = rainbow_agent((), Discrete(5), loss="mse")
     batch = make_dqn_batch(torch.Generator().manual_seed(3), num_bins=5)
-    agent.update(batch._replace(rewards=1e4 * batch.rewards))
-    norm = torch.cat([p.grad.flatten() for p in agent.q_network.parameters()]).norm()
-    assert norm == pytest.approx(sb3.DQN("MlpPolicy", DiscreteSpaces()).max_grad_norm, rel=1e-4)
+    batch = batch._replace(rewards=1e4 * batch.rewards)
+    agent.update(batch), rainbow.update(weighted(batch))
+    for network in (agent.q_network, rainbow.q_network):
+        norm = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
+        assert norm == pytest.approx(sb3.DQN("MlpPolicy", DiscreteSpaces()).max_grad_norm, rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["huber", "mse"])
@@ -344,6 +347,18 @@ def test_c51_losses_equal_numpy(num_dims, double):
     td_errors, metrics = agent.update(weighted(batch, weights))
     np.testing.assert_allclose(td_errors, errors, rtol=1e-3, atol=1e-5)
     assert metrics["losses/qf_loss"].item() == pytest.approx(np.mean(weights.numpy() * errors), rel=1e-4)
+
+
+def test_c51_learns_from_a_return_that_seemed_impossible():
+    agent = rainbow_agent(("c51",), Discrete(2), v_min=0.0, v_max=1.0, num_atoms=2)
+    bias = agent.q_network.out.bias
+    with torch.no_grad():
+        agent.q_network.out.weight.zero_()
+        bias.copy_(torch.tensor([0.0, -80.0] * 2))  # a return of 1 has a probability of 2e-35
+    batch = make_dqn_batch(torch.Generator().manual_seed(6), num_bins=2)
+    _, metrics = agent.update(weighted(batch._replace(rewards=torch.ones(BATCH_SIZE), terminations=torch.ones(BATCH_SIZE))))
+    assert metrics["losses/qf_loss"].item() == pytest.approx(80)
+    assert bias.grad[1::2].sum().item() == pytest.approx(-1)
 
 
 def test_double_q_learning_lets_the_online_network_choose():

@@ -71,6 +71,29 @@ def test_ignored_actions_teach_nothing():
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_actions_are_stored_as_they_were_sampled_with_their_own_probabilities(tmp_path):
+    train("ppo_continuous", tmp_path / "run", total_timesteps=63, initial_log_std=1.0)
+    state = checkpoint(tmp_path / "run")
+    rows = {name: torch.as_tensor(values) for name, values in load_replay(tmp_path / "run" / state["replay"]).items()}
+    agent = ppo_continuous.Agent(ppo_continuous.Args(**state["args"]), Box(-9, 9, (3,)), Box(-1, 1, (1,)), torch.device("cpu"))
+    agent.load_state_dict(state["agent"])  # the policy that played all 31 rows after the only update
+    with torch.no_grad():
+        policy, values = agent(agent.normalize(rows["obs"][:, 0]))
+    assert (rows["actions"].abs() > 1).any(), "the environment clips, not the algorithm"
+    torch.testing.assert_close(policy.log_prob(rows["actions"][:, 0]), rows["log_probs"][:, 0])
+    torch.testing.assert_close(values, rows["values"][:, 0])
+
+
+def test_episodes_without_any_reward_end_no_run():
+    args = ppo_continuous.Args(num_envs=1, num_steps=8, num_minibatches=1, precision="fp32")
+    spaces, rng = (Box(-9, 9, (3,)), Box(-1, 1, (1,))), np.random.default_rng(1)
+    agent, buffer = ppo_continuous.Agent(args, *spaces, torch.device("cpu")), ppo_continuous.RolloutBuffer(args, *spaces)
+    for row in range(8):  # of one step each, and the steps that reset
+        obs, resets = rng.normal(size=(1, 3)).astype(np.float32), np.array([row % 2 == 1])
+        buffer.add(obs, *agent.sample(obs), np.zeros(1), ~resets, np.zeros(1, bool), final=resets)
+    assert all(np.isfinite(float(value)) for value in agent.update(buffer, obs, rng).values())
+
+
 class FailingPendulum(gym.Wrapper):
     """Fails in its fifth step."""
 

@@ -33,11 +33,15 @@ def test_priorities_follow_the_errors(tmp_path):
 
 
 @pytest.mark.parametrize("components, expected", [(("noisy",), 0), ((), 0.2)])
-def test_noise_replaces_random_actions(components, expected, tmp_path):
+def test_noise_replaces_random_actions(components, expected, tmp_path, monkeypatch):
+    q_values, noisy_calls = rainbow.Agent.q_values, []
+    record = lambda agent, obs, noisy=False: noisy_calls.append(noisy) or q_values(agent, obs, noisy)  # noqa: E731
+    monkeypatch.setattr(rainbow.Agent, "q_values", record)
     fields = {"learning_starts": 900, "epsilon_steps": 50, "epsilon_end": 0.2, "updates_per_step": 0.0}
     train("rainbow", tmp_path / "run", total_timesteps=1000, components=components, **fields)
     (row,) = read_csv(tmp_path / "run" / "progress.csv")
     assert float(row["charts/epsilon"]) == expected
+    assert all(noisy_calls[:-200]) and not any(noisy_calls[-200:]), "noise in training, none in the episode that evaluates"
 
 
 def agent_for(action_space, **fields) -> rainbow.Agent:

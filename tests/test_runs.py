@@ -13,7 +13,9 @@ import struct
 import termios
 import time
 from dataclasses import asdict
-from types import SimpleNamespace
+from itertools import pairwise
+from types import SimpleNamespace, UnionType
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import imageio.v2 as imageio
 import numpy as np
@@ -40,7 +42,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cleanrl_cc import machine, runs
 from cleanrl_cc.checkpoints import load_checkpoint, load_replay
-from cleanrl_cc.runs import read_csv
+from cleanrl_cc.runs import crossed, read_csv
 
 # --- the folder ---
 
@@ -230,11 +232,22 @@ def test_wandb_keeps_its_run_across_a_resume_and_gets_the_film(tmp_path, monkeyp
 @pytest.mark.parametrize("script", having("updates_per_step"))
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("updates_per_step", [0.25, 1.5])
-def test_updates_per_transition_do_not_depend_on_num_envs(script, num_envs, updates_per_step, tmp_path):
+def test_updates_per_transition_do_not_depend_on_num_envs(script, num_envs, updates_per_step, tmp_path, monkeypatch):
+    buffer, draws = load_script(script).ReplayBuffer, []
+    sample = buffer.sample
+    monkeypatch.setattr(buffer, "sample", lambda *args, **kwargs: draws.append(1) or sample(*args, **kwargs))
     ratio = {"updates_per_step": updates_per_step, "learning_starts": 60}
     train(script, tmp_path / "run", total_timesteps=120, num_envs=num_envs, patience=10, **ratio)
     state = checkpoint(tmp_path / "run")
-    assert state["counters"]["num_updates"] == int((state["global_step"] - 60) * updates_per_step)
+    assert state["counters"]["num_updates"] == len(draws) == int((state["global_step"] - 60) * updates_per_step)
+    assert float(read_csv(tmp_path / "run" / "evaluations.csv")[-1]["length_mean"]) == 200, "patience is for training only"
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8, 70])
+def test_a_period_is_met_at_the_first_step_after_it_whatever_the_stride(stride):
+    met = [step for before, step in pairwise(range(0, 1000, stride)) if crossed(step, before, 50)]
+    assert met == sorted({math.ceil(multiple / stride) * stride for multiple in range(50, met[-1] + 1, 50)})
+    assert not any(crossed(step, before, 0) for before, step in pairwise(range(0, 1000, stride)))
 
 
 @pytest.mark.parametrize("script", having("buffer_size"))
@@ -306,6 +319,56 @@ def test_scripts_share_run_fields_and_rulers(name):
     assert run_fields.search(SOURCES[name]).group(1) == run_fields.search(first).group(1)
     rulers = re.findall(r"^# --- (.*) ---$", SOURCES[name].replace("rollout buffer", "replay buffer"), re.MULTILINE)
     assert rulers == ["arguments", "replay buffer", "networks", "agent", "training"]
+
+
+def fits(value, kind) -> bool:
+    if isinstance(kind, UnionType):
+        return any(fits(value, choice) for choice in get_args(kind))
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return type(value) is tuple and all(fits(item, get_args(kind)[0]) for item in value)
+    return type(value) is kind
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_defaults_and_presets_have_exactly_their_types(script):
+    module = load_script(script)
+    kinds = get_type_hints(module.Args)
+    for key, changes in {"": {}, **module.PRESETS}.items():
+        for name, value in vars(module.Args(**changes)).items():
+            assert fits(value, kinds[name]), f"{key} {name}: {value!r} is no {kinds[name]}"
+
+
+OFF_POLICY = ("sac_drq", "td3", "ddpg", "dqn_atari_style", "rainbow")
+SHARED = {name: OFF_POLICY for name in ("Encoder", "ReplayBuffer.size", "ReplayBuffer._stacks", "ReplayBuffer._gather")}
+SHARED |= {name: OFF_POLICY[:3] for name in ("Batch", "ReplayBuffer", "trunk", "Agent.random_shift")}
+SHARED |= {name: OFF_POLICY[:4] for name in ("ReplayBuffer.arrays", "ReplayBuffer.load_arrays")}
+
+
+def definition(script: str, name: str) -> str:
+    """The text of a class, a function, or a `Class.method`."""
+    body = ast.parse(SOURCES[script]).body
+    for part in name.split("."):
+        node = next(node for node in body if getattr(node, "name", None) == part)
+        body = node.body
+    return ast.get_source_segment(SOURCES[script], node)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_scripts_share_is_the_same_text(name):
+    # What test_buffers.py proves of sac_drq.py's buffer and random shift then holds for td3.py and ddpg.py.
+    first, *others = (definition(script, name) for script in SHARED[name])
+    assert all(other == first for other in others)
+
+
+def test_all_scripts_act_count_evaluate_and_checkpoint_alike():
+    ends = {re.search(r"\n        # 6\. .*", text, re.DOTALL).group() for text in SOURCES.values()}
+    begins = {re.search(r"\n    if run\.checkpoint:.*# 1\. act", text, re.DOTALL).group() for text in SOURCES.values()}
+    assert len(ends) == len(begins) == 1
+    act = "def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:"
+    for line in (act, "global_step += int(np.sum(~autoreset))", "obs, autoreset = next_obs, terminations | truncations"):
+        assert all(line in text for text in SOURCES.values())
 
 
 @pytest.mark.parametrize("name", SOURCES)

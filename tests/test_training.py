@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch._inductor.config
+from gymnasium.spaces import Box
 from helpers import PIXELS, SCRIPTS, checkpoint, command_line, flags, load_script, parse, start, train
 
 from cleanrl_cc.checkpoints import load_replay
@@ -102,6 +104,23 @@ def test_bf16_trains_close_to_fp32(script, problem, tmp_path):
     moved = state["counters"]["num_updates"] * state["args"]["learning_rate"]  # at most, by Adam, whatever the gradient's size
     for name in (name for name in fp32 if "statistics" not in name):
         torch.testing.assert_close(bf16[name], fp32[name], atol=2 * moved, rtol=0)
+
+
+@pytest.mark.parametrize("script", ["sac_drq", "td3", "ddpg", "ppo_continuous"])
+def test_each_environment_and_dimension_explores_for_itself(script):
+    module = load_script(script)
+    agent = module.Agent(module.Args(num_envs=4), Box(-1, 1, (3,)), Box(-1, 1, (2,)), torch.device("cpu"))
+    exploring, greedy = (agent.act(np.ones((4, 3), np.float32), deterministic=choice) for choice in (False, True))
+    assert len(np.unique(exploring - greedy)) == 8 and np.allclose(greedy, greedy[0])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_without_a_compiler_a_run_goes_on_without_compiling(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    train(script, tmp_path / "run", total_timesteps=80, compile=True)
+    assert "--compile" in capsys.readouterr().err
+    state = checkpoint(tmp_path / "run")
+    assert state["counters"]["num_updates"] > 2 and not state["args"]["compile"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
