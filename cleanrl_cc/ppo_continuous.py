@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
-from cleanrl_cc.distributed import average_gradients, connect, mean_and_std, moments, rank, take_rank
+from cleanrl_cc.distributed import average_gradients, connect, mean_and_std, moments, take_rank
 from cleanrl_cc.envs import make_vector_env, require
 from cleanrl_cc.machine import start_torch
 from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
@@ -153,7 +153,7 @@ PRESETS = {
     "LunarLander-v3": {"num_envs": 16, "num_steps": 1024, "num_minibatches": 256, "num_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98}
     | {"ent_coef": 0.01, "normalize": False, "eval_frequency": 50_000},
     "CarRacing-v3": PIXELS | {"action_repeat": 4, "patience": 25},  # our own runs
-    "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},  # as DrQ-v2, table 2
+    "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},  # DrQ-v2, table 2
 }
 
 
@@ -491,7 +491,7 @@ def train(args: Args) -> float:
     run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
     envs.close()
     run.close()
-    if rank() == 0:
+    if run.writes:
         print(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")
     return mean_return
 

@@ -207,6 +207,7 @@ class Run:
 
     Attributes:
         checkpoint: what to `restore`, None in a new run.
+        writes: True in one process alone, rank 0.
         stop_signal: the number of a SIGINT or SIGTERM received, else None; of several processes, when all know of it.
 
     Raises:
