@@ -66,9 +66,10 @@ def save_replay(path: Path, arrays: dict):
         np.savez(file, **{name: array.cpu().numpy() if torch.is_tensor(array) else array for name, array in arrays.items()})
 
 
-def load_replay(path: Path) -> dict[str, np.ndarray]:
+def load_replay(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, under the rest of their names."""
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        return {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
 
 
 def rng_state(rng: np.random.Generator | None = None) -> dict:

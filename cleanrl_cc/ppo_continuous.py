@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from cleanrl_cc.distributed import average_gradients, connect, mean_and_std, moments, take_rank
 from cleanrl_cc.envs import make_vector_env, require
 from cleanrl_cc.machine import start_torch
 from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
@@ -136,11 +137,10 @@ class Args:
 
 # The defaults above are Schulman et al. 2017, table 3, with the normalisations of Andrychowicz et al. 2021.
 # Tianshou's MuJoCo benchmark (examples/mujoco): its 2048 steps per rollout, here of 8 environments.
-MUJOCO = {"total_timesteps": 2_000_000, "num_envs": 8, "num_steps": 256, "eval_frequency": 50_000, "checkpoint_frequency": 100_000}
-MUJOCO |= {"learning_rate_schedule": "linear", "vf_coef": 0.25, "initial_log_std": -0.5}
-PIXELS = {"num_envs": 8, "num_steps": 256, "num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005}  # our own runs
-PIXELS |= {"learning_rate_schedule": "linear", "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
-PIXELS |= {"eval_frequency": 50_000, "checkpoint_frequency": 50_000}
+EIGHT = {"num_envs": 8, "num_steps": 256, "learning_rate_schedule": "linear", "eval_frequency": 50_000, "checkpoint_frequency": 50_000}
+MUJOCO = EIGHT | {"total_timesteps": 2_000_000, "vf_coef": 0.25, "initial_log_std": -0.5, "checkpoint_frequency": 100_000}
+PIXELS = EIGHT | {"num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005}  # our own runs
+PIXELS |= {"action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
 PRESETS = {
     **dict.fromkeys(("HalfCheetah-v[45]", "Walker2d-v[45]", "Hopper-v[45]"), MUJOCO),
     "Ant-v[45]": MUJOCO | {"total_timesteps": 3_000_000},
@@ -153,8 +153,7 @@ PRESETS = {
     "LunarLander-v3": {"num_envs": 16, "num_steps": 1024, "num_minibatches": 256, "num_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98}
     | {"ent_coef": 0.01, "normalize": False, "eval_frequency": 50_000},
     "CarRacing-v3": PIXELS | {"action_repeat": 4, "patience": 25},  # our own runs
-    # Images and action repeat from DrQ-v2, table 2
-    "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},
+    "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},  # DrQ-v2, table 2
 }
 
 
@@ -229,12 +228,12 @@ class RunningStatistics(nn.Module):
         self.register_buffer("count", torch.tensor(0))
 
     def update(self, rows: Tensor):
-        """`rows` (B, *shape). Chan et al. 1983: the variance of two sets from their means and variances."""
-        count = self.count + len(rows)
-        share, delta = len(rows) / count, rows.mean(0) - self.mean
-        self.var.lerp_(rows.var(0, correction=0), share).add_(share * (1 - share) * delta.square())
+        """`rows` (B, *shape), and those of other processes. Chan et al. 1983: the variance of two sets from their means and variances."""
+        num_rows, mean, var = moments(rows)
+        self.count += num_rows
+        share, delta = num_rows / self.count, mean - self.mean
+        self.var.lerp_(var, share).add_(share * (1 - share) * delta.square())
         self.mean.add_(share * delta)
-        self.count.copy_(count)
 
 
 def orthogonal(layer: nn.Module, gain: float = math.sqrt(2)) -> nn.Module:
@@ -393,7 +392,7 @@ class Agent(nn.Module):
             self.num_updates += args.num_minibatches
             # KL(old | new) ≈ E[(ρ - 1) - log ρ],  ρ = π(a|s) / π_old(a|s): Schulman's k3, never negative, of little variance
             log_ratio = torch.cat(log_ratios)
-            approx_kl = (log_ratio.expm1() - log_ratio).mean()
+            _, approx_kl, _ = moments(log_ratio.expm1() - log_ratio)
             if args.target_kl is not None and approx_kl > args.target_kl:
                 break
 
@@ -413,7 +412,8 @@ class Agent(nn.Module):
         """
         policy, values = self(obs)
         # L(π) = E[min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)]  (Schulman et al. 2017, equation 7)
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        mean, std = mean_and_std(advantages)
+        advantages = (advantages - mean) / (std + 1e-8)
         log_ratio = policy.log_prob(actions) - old_log_probs
         ratio, clip_coef = log_ratio.exp(), self.args.clip_coef
         policy_loss = -torch.min(ratio * advantages, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages).mean()
@@ -425,6 +425,7 @@ class Agent(nn.Module):
 
         self.optimizer.zero_grad()
         (policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy).backward()
+        average_gradients(self, len(obs))
         nn.utils.clip_grad_norm_(self.parameters(), self.args.max_grad_norm)
         self.optimizer.step()
         return policy_loss.detach(), value_loss.detach(), entropy.detach(), log_ratio.detach()
@@ -436,15 +437,13 @@ class Agent(nn.Module):
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     counts = ("num_steps", "num_epochs", "num_minibatches", "hidden_dim", "encoder_channels", "feature_dim")
-    positive, zero = ("learning_rate", "clip_coef", "max_grad_norm"), ("ent_coef", "vf_coef")
-    check_args(args, counts, zero, in_unit_interval=("gamma", "gae_lambda"), positive=positive)
+    check_args(args, counts, ("ent_coef", "vf_coef"), ("gamma", "gae_lambda"), positive=("learning_rate", "clip_coef", "max_grad_norm"))
     most = args.num_envs * (args.num_steps // 2) // 2
-    require(
-        args.num_minibatches <= most, "num_minibatches", args.num_minibatches, f"at most {most}: two steps each if every other is a reset"
-    )
+    require(args.num_minibatches <= most, "num_minibatches", args.num_minibatches, f"at most {most} (two steps each, resets aside)")
+    take_rank(args)
     envs = make_vector_env(args, continuous=True)
     device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
-    agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
+    agent = connect(Agent(args, envs.single_observation_space, envs.single_action_space, device))
     buffer = RolloutBuffer(args, envs.single_observation_space, envs.single_action_space)
     rng = np.random.default_rng(args.seed)  # the order of minibatches
     run, metrics = Run(args), {}
@@ -462,7 +461,7 @@ def train(args: Args) -> float:
 
         # 2. step
         next_obs, rewards, terminations, truncations, infos = envs.step(actions)
-        global_step += int(np.sum(~autoreset))
+        global_step += run.count_steps(int(np.sum(~autoreset)))
 
         # 3. store
         buffer.add(obs, actions, log_probs, values, rewards, terminations, truncations, final=autoreset)
@@ -492,7 +491,8 @@ def train(args: Args) -> float:
     run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
     envs.close()
     run.close()
-    print(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")
+    if run.writes:
+        print(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")
     return mean_return
 
 

@@ -28,6 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cleanrl_cc.checkpoints import atomic_file, load_checkpoint, load_replay, rng_state, save_replay, set_rng_state
+from cleanrl_cc.distributed import disconnect, exchange, gather, launcher, rank, size
 from cleanrl_cc.envs import InputError, make_env, recipe, require, restore_envs, snapshot_envs
 from cleanrl_cc.machine import describe_machine
 
@@ -202,11 +203,12 @@ class Run:
     """The folder of one training run and everything written to it.
 
     With `args.resume` the folder is that of the checkpoint, which is then in `checkpoint`; nothing is written before `restore` has put
-    it back.
+    it back. In a run of several processes all call every method; that of rank 0 alone says and writes anything.
 
     Attributes:
         checkpoint: what to `restore`, None in a new run.
-        stop_signal: the number of a SIGINT or SIGTERM received, else None.
+        writes: True in one process alone, rank 0.
+        stop_signal: the number of a SIGINT or SIGTERM received, else None; of several processes, when all know of it.
 
     Raises:
         InputError: a run field out of range, a folder that exists or cannot be written, a checkpoint that cannot be resumed.
@@ -215,27 +217,31 @@ class Run:
     def __init__(self, args):
         self.args, self.algorithm, self.recipe = args, script_name(type(args)), recipe(args)
         self.checkpoint = load_checkpoint(args.resume, self.algorithm) if args.resume else None
-        self.stop_signal = None
+        self.writes, self.replay_prefix = rank() == 0, f"rank-{rank()}-" if size() > 1 else ""
+        self.stop_signal = self.received_signal = None
         self.episodes = []  # ended since the last log line
         self.last_return = self.evaluation = math.nan
         self.best_return, self.evaluated_step, self.earlier_seconds = -math.inf, -1, 0.0
-        self.tracker = self.eval_env = self.bar = None
+        self.tracker = self.eval_env = self.bar = self.writer = None
         if self.checkpoint is None:
-            self.folder = self._new_folder()
+            self.folder = self._new_folder() if self.writes else Path(args.runs_dir)
             self._open(first_step=0, tracker_id=None)
         else:
             self.folder = Path(args.resume) if Path(args.resume).is_dir() else Path(args.resume).parent
             if missing := SAVED - self.checkpoint.keys():
                 lacks = ", ".join(sorted(missing))
                 raise InputError(f"{args.resume} cannot be resumed, it lacks {lacks}: resume from a run folder or its last.pt.")
+            if (saved := 1 + len(self.checkpoint.get("other_ranks", []))) != size():
+                raise InputError(f"{args.resume} needs {saved} processes, as many as wrote it, and not {size()}: torchrun starts them.")
 
     def _open(self, first_step: int, tracker_id: str | None):
-        self._write_description()
-        self.writer = SummaryWriter(self.folder, purge_step=first_step + 1 if first_step else None)
-        if self.args.track:
-            self._start_tracker(tracker_id)
-        if sys.stderr.isatty():
-            self.bar = tqdm(total=self.args.total_timesteps, initial=first_step, unit="step", dynamic_ncols=True)
+        if self.writes:
+            self._write_description()
+            self.writer = SummaryWriter(self.folder, purge_step=first_step + 1 if first_step else None)
+            if self.args.track:
+                self._start_tracker(tracker_id)
+            if sys.stderr.isatty():
+                self.bar = tqdm(total=self.args.total_timesteps, initial=first_step, unit="step", dynamic_ncols=True)
         self.first_step = self.logged_step = first_step
         self.started_at = self.logged_at = self.shown_at = time.perf_counter()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -264,7 +270,7 @@ class Run:
         description = {
             "algorithm": self.algorithm,
             "args": asdict(self.args),
-            "commands": [*earlier, " ".join(["python", *sys.argv])],
+            "commands": [*earlier, " ".join([launcher(), *sys.argv])],
             "machine": describe_machine(torch.device(self.args.device)),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "gymnasium": gym.__version__},
         }
@@ -287,14 +293,26 @@ class Run:
         self.tracker.define_metric("*", step_metric="global_step")  # W&B's own step may not go back, ours does after a resume
 
     def _request_stop(self, number: int, _frame):
+        if size() > 1:  # `count_steps` tells the others; launchers repeat a signal, so that a second one means nothing
+            self.received_signal = number
+            return
         if self.stop_signal is not None:
             raise KeyboardInterrupt
         self.stop_signal = number
         self.say("Stopping after this step (and its evaluation, if one is under way); again: at once, without saving.")
 
+    def count_steps(self, steps: int) -> int:
+        """The sum of `steps` over all processes, which also agree here whether to stop: all then save at the same step."""
+        if size() == 1:
+            return steps
+        every_steps, signals = zip(*exchange(steps, self.received_signal or 0), strict=True)
+        self.stop_signal = max(signals) or None
+        return sum(every_steps)
+
     def say(self, text: str):
         """Prints a line to stderr without tearing the progress bar."""
-        tqdm.write(text, file=sys.stderr)
+        if self.writes:
+            tqdm.write(text, file=sys.stderr)
 
     def seconds(self) -> float:
         """Of training, those before a resume included."""
@@ -303,7 +321,9 @@ class Run:
     # Logging
 
     def log_episodes(self, global_step: int, infos: dict):
-        """Takes the ended episodes out of a vector environment's `infos`."""
+        """Takes the ended episodes out of a vector environment's `infos`; of several processes, those of rank 0."""
+        if not self.writes:
+            return
         for index in np.flatnonzero(infos.get("_episode", [])):
             self.last_return, length = float(infos["episode"]["r"][index]), int(infos["episode"]["l"][index])
             self.episodes.append([self.last_return, length])
@@ -315,6 +335,8 @@ class Run:
         Raises:
             InputError: a metric is not finite. The checkpoint written before stays.
         """
+        if not self.writes:
+            return
         values = {key: float(value) for key, value in metrics.items()}
         for key, value in values.items():
             if not math.isfinite(value):
@@ -343,6 +365,8 @@ class Run:
 
     def show_progress(self, global_step: int):
         """Moves the progress bar; where there is no terminal, prints a line every 30 seconds."""
+        if not self.writes:
+            return
         if self.bar:
             self.bar.set_postfix({"return": f"{self.last_return:.1f}"}, refresh=False)
             self.bar.update(global_step - self.bar.n)
@@ -358,9 +382,9 @@ class Run:
         """Plays `eval_episodes` deterministic episodes, always the same ones, and keeps the best policy as `best.pt`.
 
         Returns:
-            The mean return. The training's random generators do not notice.
+            The mean return (on rank 0). The training's random generators do not notice.
         """
-        if self.evaluated_step == global_step:
+        if self.evaluated_step == global_step or not self.writes:
             return self.evaluation
         generators = rng_state()
         if self.eval_env is None:
@@ -403,15 +427,24 @@ class Run:
         weights = agent.state_dict()
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise InputError(f"The weights are not finite at step {global_step}: the last good checkpoint is in {self.folder}.")
-        replay_name = f"replay-{global_step}.npz" if buffer else None
-        if buffer:
-            save_replay(self.folder / replay_name, buffer.arrays())
+        arrays = {self.replay_prefix + name: values for name, values in (buffer.arrays() if buffer else {}).items()}
+        processes = gather({"envs": snapshot_envs(envs), "random": rng_state(rng), "replay": arrays})
+        if self.writes:
+            self._save(global_step, counters, agent, weights, processes)
+        if size() > 1:
+            exchange(0)  # nobody exits before the files are whole: torchrun would end the others
+
+    def _save(self, global_step: int, counters: dict, agent, weights: dict, processes: list[dict]):
+        arrays = {name: values for process in processes for name, values in process.pop("replay").items()}
+        replay_name = f"replay-{global_step}.npz" if arrays else None
+        if arrays:
+            save_replay(self.folder / replay_name, arrays)
         state = {
             "agent": weights,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in agent.optimizers.items()},
             "counters": counters,
-            "envs": snapshot_envs(envs),
-            "random": rng_state(rng),
+            **processes[0],
+            "other_ranks": processes[1:],
             "replay": replay_name,
             "best_return": self.best_return,
             "evaluated": [self.evaluated_step, self.evaluation],
@@ -444,16 +477,18 @@ class Run:
             for name, optimizer in agent.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
             if buffer:
-                buffer.load_arrays(load_replay(self.folder / state["replay"]))
-            obs, autoreset = restore_envs(envs, state["envs"])
-            set_rng_state(state["random"], rng)
+                buffer.load_arrays(load_replay(self.folder / state["replay"], self.replay_prefix))
+            own = state["other_ranks"][rank() - 1] if rank() else state
+            obs, autoreset = restore_envs(envs, own["envs"])
+            set_rng_state(own["random"], rng)
             self.evaluated_step, self.evaluation = state["evaluated"]
         except Exception as error:  # whatever an edited or incomplete checkpoint brings about
             reason = (str(error).strip().splitlines() or [""])[0]
             raise InputError(f"{self.args.resume} cannot be resumed ({type(error).__name__}: {reason}).") from error
         self.best_return, self.earlier_seconds, self.episodes = state["best_return"], state["seconds"], state["episodes"]
-        for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):  # lines after the checkpoint will come again
-            write_csv(file, [row for row in read_csv(file) if int(row["global_step"]) <= state["global_step"]])
+        if self.writes:
+            for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):  # lines after the checkpoint will come again
+                write_csv(file, [row for row in read_csv(file) if int(row["global_step"]) <= state["global_step"]])
         self._open(state["global_step"], state["tracker_id"])
         return state["counters"], obs, autoreset
 
@@ -463,7 +498,7 @@ class Run:
         """After Ctrl-C or SIGTERM, once the caller has saved: says how to go on, and exits with 130 or 143."""
         if self.stop_signal is not None:
             self.close()
-            self.say(f"Saved. Go on with: python {sys.argv[0]} --resume {self.folder}")
+            self.say(f"Saved. Go on with: {launcher()} {sys.argv[0]} --resume {self.folder}")
             raise SystemExit(128 + self.stop_signal)
 
     def close(self):
@@ -476,6 +511,7 @@ class Run:
                 closable.close()
         if self.tracker:
             self.tracker.finish()
+        disconnect()
 
 
 def crossed(global_step: int, previous_step: int, frequency: int) -> bool:

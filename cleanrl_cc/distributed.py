@@ -1,0 +1,100 @@
+"""Several processes of one run, on one machine or many, started by torchrun. In a run of one process nothing here does anything.
+
+Each plays in environments of its own. All begin with the weights of rank 0 and make the same gradient steps.
+"""
+
+import os
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def rank() -> int:
+    """The number of this process; 0 alone logs, evaluates and writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def launcher() -> str:
+    """What started this process."""
+    return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}" if dist.is_torchelastic_launched() else "python"
+
+
+def take_rank(args):
+    """Puts the seed and the GPU of this process into `args`; rank 0 keeps the user's seed."""
+    if dist.is_torchelastic_launched():
+        if number := int(os.environ["RANK"]):
+            args.seed = int(np.random.SeedSequence((args.seed, number)).generate_state(1)[0])
+        if args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available()):
+            args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+
+
+def connect(agent: nn.Module) -> nn.Module:
+    """Waits for the other processes, and gives `agent` the weights of rank 0."""
+    if dist.is_torchelastic_launched():
+        backend = "cpu:gloo,cuda:nccl" if agent.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(days=1))  # all wait while rank 0 evaluates; torchrun sees to failures
+        for tensor in agent.state_dict().values():
+            dist.broadcast(tensor, 0)
+    return agent
+
+
+def disconnect():
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def moments(rows: Tensor) -> tuple[int | Tensor, Tensor, Tensor]:
+    """Number, mean and variance (*shape) of the rows (B, *shape) of all processes, whose B may differ."""
+    if size() == 1:
+        return len(rows), rows.mean(0), rows.var(0, correction=0)
+    exact = rows.double()  # a sum of squares needs the digits
+    count, total, squares = all_sum(torch.stack([torch.full_like(exact[0], len(rows)), exact.sum(0), exact.square().sum(0)]))
+    mean = total / count
+    return count.flatten()[0].long(), mean.to(rows.dtype), (squares / count - mean.square()).clamp_min(0).to(rows.dtype)
+
+
+def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sample standard deviation of the values (B,) of all processes."""
+    if size() == 1:
+        return values.mean(), values.std()
+    count, mean, var = moments(values)
+    return mean, (var * count / (count - 1)).sqrt()
+
+
+def average_gradients(module: nn.Module, num_rows: int):
+    """Turns gradients of a mean over the `num_rows` rows of this process into those of the mean over the rows of all."""
+    if size() > 1:
+        gradients = [parameter.grad for parameter in module.parameters()]
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), gradients[0].new_ones(1)]) * num_rows
+        *sums, count = all_sum(flat).split([*(gradient.numel() for gradient in gradients), 1])
+        for gradient, total in zip(gradients, sums, strict=True):
+            gradient.copy_((total / count).view_as(gradient))
+
+
+@torch.compiler.disable
+def all_sum(tensor: Tensor) -> Tensor:
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def exchange(*numbers: int) -> list[list[int]]:
+    """The numbers of every process, by rank. It also makes all wait for the last."""
+    rows = [torch.tensor(numbers) for _ in range(size())]
+    dist.all_gather(rows, torch.tensor(numbers))
+    return [row.tolist() for row in rows]
+
+
+def gather(data) -> list | None:
+    """The plain data of every process, by rank: on rank 0, None elsewhere."""
+    if size() == 1:
+        return [data]
+    everything = [None] * size() if rank() == 0 else None
+    dist.gather_object(data, everything)
+    return everything

@@ -1,0 +1,87 @@
+"""Two processes of one run learn what one process would from the data of both, and resume together."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing
+from gymnasium.spaces import Box
+from helpers import ROOT, assert_same, assert_same_runs, checkpoint, command_line, flags, input_error, resume, stop
+
+from cleanrl_cc import ppo_continuous
+
+SPACES = Box(-9, 9, (3,)), Box(-1, 1, (2,))
+NUM_STEPS, NUM_ENVS = 12, 4
+
+
+def update(envs: slice, **changes) -> tuple[dict, dict]:
+    """One update on these columns of a rollout that is always the same; returns weights and statistics, and metrics."""
+    num_envs = len(range(NUM_ENVS)[envs])
+    sizes = {"num_steps": NUM_STEPS, "num_minibatches": 1, "num_epochs": 3, "clip_coef": 0.05, "learning_rate": 0.01}
+    args = ppo_continuous.Args(num_envs=num_envs, precision="fp32", **sizes | changes)
+    torch.manual_seed(1)
+    agent, buffer = ppo_continuous.Agent(args, *SPACES, torch.device("cpu")), ppo_continuous.RolloutBuffer(args, *SPACES)
+    agent.optimizer.param_groups[0]["eps"] = 1e-3  # rounding errors are no gradients
+    rng, final = np.random.default_rng(2), np.zeros(NUM_ENVS, bool)
+    for _ in range(NUM_STEPS):
+        obs = rng.normal(3, 2, (NUM_ENVS, 3)).astype(np.float32)
+        row = (obs, *agent.sample(obs), rng.normal(size=NUM_ENVS) * ~final)
+        ends = (rng.random(NUM_ENVS) < (0.1, 0.1, 0.5, 0.5)) & ~final  # the second process has fewer rows to learn from
+        buffer.add(*(column[envs] for column in (*row, ends, np.zeros(NUM_ENVS, bool), final)))
+        final = ends
+    metrics = agent.update(buffer, rng.normal(3, 2, (NUM_ENVS, 3)).astype(np.float32)[envs], rng)
+    return agent.state_dict(), metrics | {"num_updates": agent.num_updates}
+
+
+def update_one_half(rank: int, folder, changes: dict):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(update(slice(2 * rank, 2 * rank + 2), **changes), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("changes", [{}, {"target_kl": 1e-9, "normalize": False, "action_distribution": "beta"}])
+def test_an_update_by_two_processes_equals_one_on_the_joined_batch(changes, tmp_path):
+    torch.multiprocessing.start_processes(update_one_half, (tmp_path, changes), nprocs=2, start_method="fork")
+    (weights, metrics), (other_weights, other_metrics) = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    assert_same(weights, other_weights, "ranks")
+    joined_weights, joined_metrics = update(slice(None), **changes)
+    for name, value in joined_weights.items():
+        torch.testing.assert_close(weights[name], value, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    kl, other_kl, joined_kl = (float(each["losses/approx_kl"]) for each in (metrics, other_metrics, joined_metrics))
+    assert kl == other_kl == pytest.approx(joined_kl, rel=1e-3)
+    assert metrics["num_updates"] == joined_metrics["num_updates"] == (2 if changes else 3)  # the first step sees no change yet
+
+
+def start(words: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [ROOT / "cleanrl_cc" / "ppo_continuous.py", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "200"}  # on a busy machine 30 seconds are short
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, cwd=ROOT, **pipes)
+
+
+def test_two_stopped_processes_go_on_bit_for_bit(tmp_path):
+    hoppers = {"env_id": "Hopper-v5", "num_envs": 2, "total_timesteps": 700, "eval_frequency": 300, "checkpoint_frequency": 90}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    process = start(command_line("ppo_continuous", whole, **hoppers))
+    stdout, stderr = process.communicate(timeout=500)
+    assert process.returncode == 0, stderr
+    assert stdout.count("mean return") == 1, "rank 0 alone prints"
+
+    process = start(command_line("ppo_continuous", stopped, **hoppers))
+    _, stderr = stop(process, signal.SIGTERM, stopped / "last.pt")
+    assert "Saved. Go on with: torchrun --nproc-per-node 2" in stderr
+    assert checkpoint(stopped)["global_step"] < 700
+    assert "needs 2 processes" in input_error(resume, "ppo_continuous", stopped)
+
+    process = start(flags({"resume": stopped}))
+    _, stderr = process.communicate(timeout=500)
+    assert process.returncode == 0, stderr
+    assert_same_runs(whole, stopped)
+    ranks = checkpoint(whole), *checkpoint(whole)["other_ranks"]
+    assert ranks[0]["envs"][0]["seed"] != ranks[1]["envs"][0]["seed"], "each process has environments of its own"
