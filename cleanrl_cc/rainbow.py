@@ -389,7 +389,7 @@ class Agent(nn.Module):
         # m_i = Σ_k p_k max(0, 1 - |clamp(R + γ z_k) - z_i| / Δz): an atom that is hit exactly takes all of p_k
         moved = (rewards[:, None] + gammas[:, None] * self.atoms).clamp(self.args.v_min, self.args.v_max)  # (B, K)
         distances = (moved[:, None, :] - self.atoms[:, None]).abs() / (self.atoms[1] - self.atoms[0])  # (B, i, k)
-        return ((1 - distances).clamp(min=0) @ probs[:, :, None]).squeeze(2)
+        return ((1 - distances).clamp(min=0) * probs[:, None, :]).sum(dim=2)
 
     def update(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of the online network; now and then one of the target. Returns the temporal differences (B,) and metrics."""
