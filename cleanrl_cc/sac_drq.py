@@ -134,9 +134,10 @@ PRESETS = {
     "Humanoid-v[45]": {"total_timesteps": 10_000_000},  # Haarnoja et al. 2018b, figure 1
     # Learning rate (there: falling) and tau from Stable-Baselines3 zoo, sac.yml, LunarLanderContinuous-v2; n_step from our own runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 7.3e-4, "tau": 0.01, "n_step": 3},
-    "CarRacing-v3": DRQ_V2
-    | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000, "encoder_channels": 16}
-    | {"buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000, "initial_alpha": 0.1, "reward_scale": 0.05},
+    "CarRacing-v3": {"total_timesteps": 100_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
+    | {"buffer_size": 100_000, "batch_size": 128, "learning_starts": 1_000, "initial_alpha": 0.1, "reward_scale": 0.05}
+    | DRQ_V2
+    | {"encoder_channels": 16, "learning_rate_schedule": "linear"},
     # Images, action repeat and learning rate from DrQ-v2, table 2; batch and initial temperature from DrQ, appendix B
     "dm_control/*": DRQ_V2
     | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False, "learning_rate": 1e-4}
@@ -416,13 +417,12 @@ class Agent(nn.Module):
         self.actor_optimizer.step()
 
         # J(α) = E[-α (log π(a|s) + H)]
-        log_probs = log_probs.detach()
-        alpha_loss = -(self.log_alpha.exp() * (log_probs + self.target_entropy)).mean()
+        alpha_loss = -(self.log_alpha.exp() * (log_probs.detach() + self.target_entropy)).mean()
         self.alpha_optimizer.zero_grad()
         alpha_loss.backward()
         self.alpha_optimizer.step()
         losses = {"losses/actor_loss": actor_loss.detach(), "losses/alpha_loss": alpha_loss.detach()}
-        return losses | {"losses/alpha": alpha, "losses/entropy": -log_probs.mean()}
+        return losses | {"losses/alpha": alpha, "losses/entropy": -log_probs.detach().mean()}
 
     @torch.no_grad()
     def update_targets(self):
