@@ -491,7 +491,7 @@ def train(args: Args) -> float:
     run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
     envs.close()
     run.close()
-    print(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")
+    run.say(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")
     return mean_return
 
 
