@@ -491,7 +491,7 @@ def train(args: Args) -> float:
     run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
     envs.close()
     run.close()
-    run.say(f"{run.folder}: mean return {mean_return:.1f} over {args.eval_episodes} episodes")
+    run.print_result(mean_return)
     return mean_return
 
 

@@ -501,6 +501,11 @@ class Run:
             self.say(f"Saved. Go on with: {launcher()} {sys.argv[0]} --resume {self.folder}")
             raise SystemExit(128 + self.stop_signal)
 
+    def print_result(self, mean_return: float):
+        """The last line of a run, to stdout."""
+        if self.writes:
+            print(f"{self.folder}: mean return {mean_return:.1f} over {self.args.eval_episodes} episodes")
+
     def close(self):
         """Closes files, the evaluation environment and the tracker, and gives the signals back."""
         for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):

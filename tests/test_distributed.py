@@ -69,9 +69,9 @@ def test_two_stopped_processes_go_on_bit_for_bit(tmp_path):
     hoppers = {"env_id": "Hopper-v5", "num_envs": 2, "total_timesteps": 700, "eval_frequency": 300, "checkpoint_frequency": 90}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     process = start(command_line("ppo_continuous", whole, **hoppers))
-    _, stderr = process.communicate(timeout=500)
+    stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stderr
-    assert stderr.count("mean return") == 1, "rank 0 alone prints"
+    assert stdout.count("mean return") == 1, "rank 0 alone prints"
 
     process = start(command_line("ppo_continuous", stopped, **hoppers))
     _, stderr = stop(process, signal.SIGTERM, stopped / "last.pt")
