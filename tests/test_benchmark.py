@@ -171,7 +171,7 @@ sys.exit("bad" in name)
 
 
 def test_a_ray_cluster_of_two_nodes_runs_reports_and_stops(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="Ray is an optional engine: pip install -e '.[cluster]'")
     from ray.cluster_utils import Cluster
 
     (tmp_path / "stub.py").write_text(STUB)
