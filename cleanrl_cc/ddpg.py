@@ -326,6 +326,10 @@ class Agent(nn.Module):
         self.actor_target, self.critic_target = (deepcopy(network).requires_grad_(False) for network in (self.actor, self.critic))
         self.register_buffer("ou_noise", torch.zeros(args.num_envs, action_dim))
         self.to(device)
+        networks = (self.actor_target, self.critic_target), (self.actor, self.critic)  # listed once: 1.5 % of an update
+        self.target_tensors, self.online_tensors = (
+            [tensor for network in pair for tensor in network.state_dict().values() if tensor.is_floating_point()] for pair in networks
+        )
         self.eval()  # batch normalisation uses, and remembers, the batch in the online network that an update changes, and nowhere else
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
@@ -410,10 +414,7 @@ class Agent(nn.Module):
     @torch.no_grad()
     def update_targets(self):
         # θ̄ ← τ θ + (1 - τ) θ̄, of batch normalisation's statistics too
-        for target, online in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
-            pairs = zip(target.state_dict().values(), online.state_dict().values(), strict=True)
-            targets, onlines = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-            torch._foreach_lerp_(targets, onlines, self.args.tau)
+        torch._foreach_lerp_(self.target_tensors, self.online_tensors, self.args.tau)
 
 
 # --- training ---
