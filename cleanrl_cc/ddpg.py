@@ -333,7 +333,8 @@ class Agent(nn.Module):
         self.eval()  # batch normalisation uses, and remembers, the batch in the online network that an update changes, and nowhere else
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
-        self.actor_optimizer = adam(self.actor.parameters())
+        self.actor_parameters = list(self.actor.parameters())
+        self.actor_optimizer = adam(self.actor_parameters)
         self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.exploration_noise = args.exploration_noise
@@ -406,7 +407,7 @@ class Agent(nn.Module):
             q = self.critic(encoding, self.actor(encoding))
         actor_loss = -q.mean()
         self.actor_optimizer.zero_grad()
-        actor_loss.backward(inputs=list(self.actor.parameters()))  # the critic gets no gradient
+        actor_loss.backward(inputs=self.actor_parameters)  # the critic gets no gradient
         self.actor_optimizer.step()
         self.actor.eval()
         return {"losses/actor_loss": actor_loss.detach()}

@@ -335,9 +335,10 @@ class Agent(nn.Module):
         self.to(device)
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
-        self.actor_optimizer = adam(self.actor.parameters())
-        self.alpha_optimizer = adam([self.log_alpha])
-        self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer, "alpha": self.alpha_optimizer}
+        self.policy_parameters = [*self.actor.parameters(), self.log_alpha]
+        self.policy_optimizer = adam(self.policy_parameters)
+        self.optimizers = {"q": self.q_optimizer, "policy": self.policy_optimizer}
+        self.target_tensors, self.online_tensors = list(self.critic_target.parameters()), list(self.critic.parameters())
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.num_updates = 0
         if args.compile:
@@ -412,22 +413,18 @@ class Agent(nn.Module):
             actions, log_probs = self.sample_actions(*self.actor(encoding))
             q1, q2 = self.critic(encoding, actions)
         actor_loss = (alpha * log_probs - torch.min(q1, q2)).mean()
-        self.actor_optimizer.zero_grad()
-        actor_loss.backward(inputs=list(self.actor.parameters()))  # the critic gets no gradient
-        self.actor_optimizer.step()
-
         # J(α) = E[-α (log π(a|s) + H)]
         alpha_loss = -(self.log_alpha.exp() * (log_probs.detach() + self.target_entropy)).mean()
-        self.alpha_optimizer.zero_grad()
-        alpha_loss.backward()
-        self.alpha_optimizer.step()
+        self.policy_optimizer.zero_grad()
+        (actor_loss + alpha_loss).backward(inputs=self.policy_parameters)  # the critic gets no gradient
+        self.policy_optimizer.step()
         losses = {"losses/actor_loss": actor_loss.detach(), "losses/alpha_loss": alpha_loss.detach()}
         return losses | {"losses/alpha": alpha, "losses/entropy": -log_probs.detach().mean()}
 
     @torch.no_grad()
     def update_targets(self):
         # θ̄ ← τ θ + (1 - τ) θ̄
-        torch._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.args.tau)
+        torch._foreach_lerp_(self.target_tensors, self.online_tensors, self.args.tau)
 
 
 # --- training ---

@@ -107,7 +107,7 @@ def test_sac_updates_equal_stable_baselines3(n_step, monkeypatch):
     model.actor.action_dist.epsilon = 0.0  # in log(1 - tanh² u + ε), which we compute without
     # Adam moves a weight by the learning rate even where its gradient is a rounding error; a larger epsilon ends that. Their critic loss
     # has a factor of 1/2 that Adam ignores, if epsilon has it too.
-    model.actor.optimizer.param_groups[0]["eps"] = agent.actor_optimizer.param_groups[0]["eps"] = 1e-5
+    model.actor.optimizer.param_groups[0]["eps"] = agent.policy_optimizer.param_groups[0]["eps"] = 1e-5
     model.critic.optimizer.param_groups[0]["eps"], agent.q_optimizer.param_groups[0]["eps"] = 1e-5, 2e-5
 
     generator = torch.Generator().manual_seed(2)
