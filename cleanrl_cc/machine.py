@@ -84,16 +84,20 @@ def place_buffer(row_bytes: int, buffer_size: int, device: torch.device) -> torc
     Raises:
         InputError: it fits nowhere; names the largest --buffer-size that does.
     """
-    needed = row_bytes * buffer_size
-    if device.type == "cuda" and needed < 0.8 * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and row_bytes * buffer_size < 0.8 * torch.cuda.mem_get_info(device)[0]:
         return device
-    free = free_memory()
+    require_memory(row_bytes, "buffer_size", buffer_size)
+    return torch.device("cpu")
+
+
+def require_memory(row_bytes: int, name: str, value: int):
+    """Raises InputError where argument `name` asks for `value` rows of `row_bytes` and memory is short; names the largest that fits."""
+    flag, needed, free = f"--{name.replace('_', '-')}", row_bytes * value, free_memory()
     if needed > 0.9 * free:
         raise InputError(
-            f"--buffer-size {buffer_size} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
-            f"the largest that fits is --buffer-size {int(0.9 * free) // row_bytes}."
+            f"{flag} {value} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
+            f"the largest that fits is {flag} {int(0.9 * free) // row_bytes}."
         )
-    return torch.device("cpu")
 
 
 def describe_machine(device: torch.device) -> dict:

@@ -28,7 +28,7 @@ from torch import Tensor, nn, optim
 
 from cleanrl_cc.distributed import average_gradients, connect, mean_and_std, moments, take_rank
 from cleanrl_cc.envs import make_vector_env, require
-from cleanrl_cc.machine import start_torch
+from cleanrl_cc.machine import require_memory, start_torch
 from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
 
 # --- arguments ---
@@ -170,6 +170,8 @@ class RolloutBuffer:
     def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box):
         shape = args.num_steps, args.num_envs
         self.num_rows, self.gamma, self.gae_lambda = args.num_steps, args.gamma, args.gae_lambda
+        transition = math.prod(obs_space.shape) * obs_space.dtype.itemsize + 4 * action_space.shape[0] + 15  # bytes
+        require_memory(2 * args.num_envs * transition, "num_steps", args.num_steps)  # an update shuffles a copy
         self.obs = np.empty((*shape, *obs_space.shape), obs_space.dtype)
         self.actions = np.empty((*shape, *action_space.shape), np.float32)
         self.rewards, self.log_probs, self.values = (np.empty(shape, np.float32) for _ in range(3))
@@ -407,9 +409,7 @@ class Agent(nn.Module):
 
     def update_minibatch(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:
         """One gradient step on normalised observations (B, *obs_shape), actions (B, A), the others (B,); `old` of the policy that played.
-
-        Returns policy loss, value loss, entropy, and the log-ratios (B,) of new to old policy.
-        """
+        Returns policy loss, value loss, entropy, and the log-ratios (B,) of new to old policy."""
         policy, values = self(obs)
         # L(π) = E[min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)]  (Schulman et al. 2017, equation 7)
         mean, std = mean_and_std(advantages)
@@ -437,7 +437,8 @@ class Agent(nn.Module):
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     counts = ("num_steps", "num_epochs", "num_minibatches", "hidden_dim", "encoder_channels", "feature_dim")
-    check_args(args, counts, ("ent_coef", "vf_coef"), ("gamma", "gae_lambda"), positive=("learning_rate", "clip_coef", "max_grad_norm"))
+    positive = ("learning_rate", "clip_coef", "clip_value", "target_kl", "max_grad_norm")
+    check_args(args, counts, ("ent_coef", "vf_coef"), in_unit_interval=("gamma", "gae_lambda"), positive=positive)
     most = args.num_envs * (args.num_steps // 2) // 2
     require(args.num_minibatches <= most, "num_minibatches", args.num_minibatches, f"at most {most} (two steps each, resets aside)")
     take_rank(args)

@@ -97,7 +97,7 @@ def check_args(args, at_least_one=(), at_least_zero=(), in_unit_interval=(), pos
         (at_least_one, lambda value: value >= 1, "at least 1"),
         (at_least_zero, lambda value: value >= 0, "at least 0"),
         (in_unit_interval, lambda value: 0 <= value <= 1, "between 0 and 1"),
-        (positive, lambda value: 0 < value < math.inf, "a positive number"),
+        (positive, lambda value: value is None or 0 < value < math.inf, "a positive number"),
     ):
         for name in names:
             require(is_good(getattr(args, name)), name, getattr(args, name), expected)

@@ -48,6 +48,8 @@ WRONG = {
     "minibatches too small to normalise": ({"num_steps": 8, "num_minibatches": 3}, ["--num-minibatches", "at most 2"]),
     "lambda above 1": ({"gae_lambda": 1.5}, ["--gae-lambda", "between 0 and 1"]),
     "clipping everything": ({"clip_coef": 0.0}, ["--clip-coef", "positive"]),
+    "values that may not move": ({"clip_value": 0.0}, ["--clip-value", "positive"]),
+    "a policy that may not move": ({"target_kl": -0.1}, ["--target-kl", "positive"]),
     "negative entropy bonus": ({"ent_coef": -0.1}, ["--ent-coef", "at least 0"]),
     "negative value loss": ({"vf_coef": -0.1}, ["--vf-coef", "at least 0"]),
     "no gradient": ({"max_grad_norm": 0.0}, ["--max-grad-norm", "positive"]),
@@ -113,10 +115,15 @@ def test_an_unknown_component_is_named(component, tmp_path, capsys):
     assert "--components" in capsys.readouterr().err
 
 
-def test_the_largest_buffer_named_fits(tmp_path):
-    message = input_error(train, "sac_drq", tmp_path / "runs" / "run", buffer_size=10**13)
+# Of Pendulum: observation, action, reward, flags and age; what an update of PPO holds of a step, and its shuffled copy.
+@pytest.mark.parametrize(
+    ("script", "name", "row_bytes"),
+    [("sac_drq", "buffer_size", 4 * 3 + 4 * 1 + 8), ("ppo_continuous", "num_steps", 2 * (4 * 3 + 4 * 1 + 15))],
+)
+def test_the_largest_buffer_named_fits(script, name, row_bytes, tmp_path):
+    message = input_error(train, script, tmp_path / "runs" / "run", **{name: 10**13})
+    assert flags({name: 0})[0] in message
     largest = int(message.rstrip(".").split()[-1])
-    row_bytes = 4 * 3 + 4 * 1 + 8  # Pendulum's observation and action, reward, flags and age
     assert 0.5 * free_memory() < largest * row_bytes < free_memory()
 
 
