@@ -10,8 +10,7 @@ stops paying once the new policy is far from the one that played; advantages tha
 
 Differs from the paper:
 - A time limit is no termination: the value of the true final observation stands for the rewards it cut off.
-- Observations and rewards are normalised, by statistics that belong to the agent. They change only after an update, so that old and new
-  log-probabilities are of policies that see the same numbers.
+- Observations and rewards are normalised by the agent's own statistics, which change after an update only: all ratios see one scale.
 - Advantages are normalised per minibatch, gradients are clipped, weights start orthogonal; actor and critic share the encoder of pixels.
 """
 
@@ -135,20 +134,22 @@ class Args:
     """width of the encoder's output, which actor and critic read by one linear layer each"""
 
 
-# The defaults above are Schulman et al. 2017, table 3, with the normalisations of Andrychowicz et al. 2021.
-# Tianshou's MuJoCo benchmark (examples/mujoco): its 2048 steps per rollout, here of 8 environments.
-EIGHT = {"num_envs": 8, "num_steps": 256, "learning_rate_schedule": "linear", "eval_frequency": 50_000, "checkpoint_frequency": 50_000}
-MUJOCO = EIGHT | {"total_timesteps": 2_000_000, "vf_coef": 0.25, "initial_log_std": -0.5, "checkpoint_frequency": 100_000}
+# The defaults above are Schulman et al. 2017, table 3, with the normalisations of Andrychowicz et al. 2021; Ant: Tianshou, examples/mujoco.
+EIGHT = {"num_envs": 8, "num_steps": 256, "eval_frequency": 50_000, "checkpoint_frequency": 50_000}
+# Stable-Baselines3 zoo, ppo.yml, the -v3 of these environments: its 512 steps per rollout, here of 8; the numbers of steps are ours.
+COLUMNS = ("total_timesteps", "hidden_dim", "activation", "initial_log_std", "num_minibatches", "num_epochs", "learning_rate")
+COLUMNS += ("gamma", "gae_lambda", "clip_coef", "ent_coef", "vf_coef", "max_grad_norm")
+ZOO = {
+    "HalfCheetah-v[45]": (2_000_000, 256, "relu", -2.0, 8, 20, 2.0633e-5, 0.98, 0.92, 0.1, 0.000401762, 0.58096, 0.8),
+    "Walker2d-v[45]": (2_000_000, 64, "tanh", 0.0, 16, 20, 5.05041e-5, 0.99, 0.95, 0.1, 0.000585045, 0.871923, 1.0),
+    "Hopper-v[45]": (2_000_000, 256, "relu", -2.0, 16, 5, 9.80828e-5, 0.999, 0.99, 0.2, 0.00229519, 0.835671, 0.7),
+    "Humanoid-v[45]": (10_000_000, 256, "relu", -2.0, 2, 5, 3.56987e-5, 0.95, 0.9, 0.3, 0.00238306, 0.431892, 2.0),
+}
 PIXELS = EIGHT | {"num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005}  # our own runs
-PIXELS |= {"action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
+PIXELS |= {"learning_rate_schedule": "linear", "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
 PRESETS = {
-    **dict.fromkeys(("HalfCheetah-v[45]", "Walker2d-v[45]", "Hopper-v[45]"), MUJOCO),
-    "Ant-v[45]": MUJOCO | {"total_timesteps": 3_000_000},
-    # Stable-Baselines3 zoo, ppo.yml, Humanoid-v3, its 512 steps per rollout
-    "Humanoid-v[45]": MUJOCO
-    | {"total_timesteps": 10_000_000, "num_steps": 64, "num_minibatches": 2, "num_epochs": 5, "gamma": 0.95, "gae_lambda": 0.9}
-    | {"clip_coef": 0.3, "ent_coef": 0.00238306, "vf_coef": 0.431892, "max_grad_norm": 2.0, "learning_rate": 3.56987e-5}
-    | {"learning_rate_schedule": "constant", "initial_log_std": -2.0, "hidden_dim": 256, "activation": "relu"},
+    **{env: EIGHT | {"num_steps": 64} | dict(zip(COLUMNS, row, strict=True)) for env, row in ZOO.items()},
+    "Ant-v[45]": EIGHT | {"total_timesteps": 3_000_000, "vf_coef": 0.25, "initial_log_std": -0.5, "learning_rate_schedule": "linear"},
     # Stable-Baselines3 zoo, ppo.yml, LunarLanderContinuous-v2
     "LunarLander-v3": {"num_envs": 16, "num_steps": 1024, "num_minibatches": 256, "num_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98}
     | {"ent_coef": 0.01, "normalize": False, "eval_frequency": 50_000},
@@ -390,7 +391,7 @@ class Agent(nn.Module):
         for _ in range(args.num_epochs):
             shuffled = to_tensor(rng.permutation(rows))
             minibatches = zip(*(column[shuffled].tensor_split(args.num_minibatches) for column in batch), strict=True)
-            policy_losses, value_losses, entropies, log_ratios = zip(*(self.update_minibatch(*m) for m in minibatches), strict=True)
+            *losses, log_ratios = zip(*(self.update_minibatch(*m) for m in minibatches), strict=True)
             self.num_updates += args.num_minibatches
             # KL(old | new) ≈ E[(ρ - 1) - log ρ],  ρ = π(a|s) / π_old(a|s): Schulman's k3, never negative, of little variance
             log_ratio = torch.cat(log_ratios)
@@ -401,9 +402,8 @@ class Agent(nn.Module):
         buffer.num_added = 0
         if self.obs_statistics is not None:
             self.obs_statistics.update(raw_obs[rows])
-        metrics = {"policy_loss": torch.stack(policy_losses).mean(), "value_loss": torch.stack(value_losses).mean()}
-        metrics |= {"entropy": torch.stack(entropies).mean(), "approx_kl": approx_kl}
-        metrics["clip_fraction"] = (log_ratio.expm1().abs() > args.clip_coef).float().mean()
+        metrics = dict(zip(("policy_loss", "value_loss", "entropy"), (torch.stack(values).mean() for values in losses), strict=True))
+        metrics |= {"approx_kl": approx_kl, "clip_fraction": (log_ratio.expm1().abs() > args.clip_coef).float().mean()}
         metrics["explained_variance"] = 1 - advantages.ravel()[rows].var() / (returns.ravel()[rows].var() + 1e-8)
         return {f"losses/{name}": value for name, value in metrics.items()}
 
