@@ -140,7 +140,7 @@ PRESETS = {
     | {"hidden_dim": 256, "beta_steps": 100_000, "v_min": -200.0, "v_max": 200.0},
     "CarRacing-v3": {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
     | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "reward_scale": 0.05, "v_min": -5.0}
-    | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 15.0},
+    | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 25.0},
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
     | {"batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "reward_scale": 0.1, "v_min": 0.0, "v_max": 20.0}
     | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1, "beta_steps": 500_000},
@@ -304,9 +304,10 @@ class NoisyLinear(nn.Linear):  # [noisy]
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        # y = (W + Σ ⊙ ε_out ε_inᵀ) x + b + σ ⊙ ε_out = W x + b + ε_out ⊙ (Σ (ε_in ⊙ x) + σ), where ε = sgn(z) √|z|, z ~ N(0, 1)
+        # y = (W + Σ ⊙ ε_out ε_inᵀ) x + b + σ ⊙ ε_out,  ε = sgn(z) √|z|,  z ~ N(0, 1)
         noise_out, noise_in = (z.sign() * z.abs().sqrt() for z in map(torch.randn_like, (self.bias, self.weight[0])))
-        return super().forward(x) + noise_out * F.linear(noise_in * x, self.weight_sigma, self.bias_sigma)
+        weight = torch.addcmul(self.weight, self.weight_sigma, noise_out[:, None] * noise_in)
+        return F.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, noise_out))
 
 
 class QNetwork(nn.Module):
