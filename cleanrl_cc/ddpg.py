@@ -326,7 +326,7 @@ class Agent(nn.Module):
         self.actor_target, self.critic_target = (deepcopy(network).requires_grad_(False) for network in (self.actor, self.critic))
         self.register_buffer("ou_noise", torch.zeros(args.num_envs, action_dim))
         self.to(device)
-        networks = (self.actor_target, self.critic_target), (self.actor, self.critic)  # listed once: 1.5 % of an update
+        networks = (self.actor_target, self.critic_target), (self.actor, self.critic)  # listed once, not at every update
         self.target_tensors, self.online_tensors = (
             [tensor for network in pair for tensor in network.state_dict().values() if tensor.is_floating_point()] for pair in networks
         )

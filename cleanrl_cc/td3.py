@@ -340,7 +340,7 @@ class Agent(nn.Module):
         self.critic = TwinCritic(in_dim, action_dim, args.hidden_dim, feature_dim)
         self.actor_target, self.critic_target = (deepcopy(network).requires_grad_(False) for network in (self.actor, self.critic))
         self.to(device)
-        networks = (self.actor_target, self.critic_target), (self.actor, self.critic)  # listed once: 1.5 % of an update
+        networks = (self.actor_target, self.critic_target), (self.actor, self.critic)  # listed once, not at every update
         self.target_tensors, self.online_tensors = ([tensor for network in pair for tensor in network.parameters()] for pair in networks)
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
