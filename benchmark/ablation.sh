@@ -4,14 +4,15 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 components="double per dueling noisy n-step c51"
-flags=(--action-set native --total-timesteps 50000 --updates-per-step 0.5) # 25,000 updates a run
+env=dm_control/cartpole-swingup-v0
+flags=(--obs state --total-timesteps 20000 --batch-size 128 --hidden-dim 256 --learning-rate 1e-3 --eval-frequency 5000) # 9,000 updates
 
 commands() {
   for seed in $SEEDS; do
-    run ablation-rainbow rainbow LunarLander-v3 "$seed" "${flags[@]}"
-    run ablation-dqn dqn_atari_style LunarLander-v3 "$seed" "${flags[@]}"
+    run ablation-rainbow rainbow "$env" "$seed" "${flags[@]}"
+    run ablation-dqn dqn_atari_style "$env" "$seed" "${flags[@]}"
     for left_out in $components; do
-      run "ablation-no-$left_out" rainbow LunarLander-v3 "$seed" "${flags[@]}" --components ${components/$left_out/}
+      run "ablation-no-$left_out" rainbow "$env" "$seed" "${flags[@]}" --components ${components/$left_out/}
     done
   done
 }

@@ -16,7 +16,7 @@ from cleanrl_cc.runs import read_csv
 BINS = {
     "bins": ({"total_timesteps": 100}, (1, 3)),
     "discrete": ({"env_id": "CartPole-v1", "total_timesteps": 100}, (1, 2)),
-    "pixels": (PIXELS, (2, 3)),
+    "two axes": (PIXELS | {"action_set": "auto"}, (2, 3)),
     "five actions": (PIXELS | {"action_set": "five"}, (1, 5)),
 }
 

@@ -16,7 +16,7 @@ VECTOR = {"total_timesteps": 1100}
 PROBLEMS = {"vector": VECTOR, "pixels": PIXELS}
 MORE = {
     "ddpg": {"batch norm and OU noise": VECTOR | {"batch_norm": True, "exploration_noise_type": "ou"}},
-    "dqn_atari_style": {"discrete": {"env_id": "CartPole-v1", "total_timesteps": 400}, "five actions": PIXELS | {"action_set": "five"}},
+    "dqn_atari_style": {"discrete": {"env_id": "CartPole-v1", "total_timesteps": 400}, "two axes": PIXELS | {"action_set": "auto"}},
     "ppo_continuous": {"beta": VECTOR | {"action_distribution": "beta"}},
     "rainbow": {"discrete": {"env_id": "CartPole-v1", "total_timesteps": 400}, "no components": VECTOR | {"components": ()}},
 }
