@@ -266,9 +266,9 @@ class QNetwork(nn.Module):
         super().__init__()
         if len(obs_shape) == 3:
             self.encoder = Encoder(obs_shape, args.encoder_channels)
-            in_dim = self.encoder.out_dim
-        else:
-            self.encoder, in_dim = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.ReLU()), args.hidden_dim
+        else:  # LayerNorm keeps the values from running away (networks.py of github.com/tseyde/decqn)
+            self.encoder = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh())
+        in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
         self.hidden, self.out = nn.Linear(in_dim, args.hidden_dim), nn.Linear(args.hidden_dim, num_dims * num_bins)
         self.out_shape = num_dims, num_bins
 

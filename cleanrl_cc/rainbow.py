@@ -317,9 +317,9 @@ class QNetwork(nn.Module):
         super().__init__()
         if len(obs_shape) == 3:
             self.encoder = Encoder(obs_shape, args.encoder_channels)
-            in_dim = self.encoder.out_dim
-        else:
-            self.encoder, in_dim = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.ReLU()), args.hidden_dim
+        else:  # LayerNorm keeps the values from running away (networks.py of github.com/tseyde/decqn)
+            self.encoder = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh())
+        in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
         linear = NoisyLinear if "noisy" in args.components else nn.Linear  # [noisy]
         num_atoms = args.num_atoms if "c51" in args.components else 1  # [c51]
         dueling = "dueling" in args.components  # [dueling]

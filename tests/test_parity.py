@@ -204,18 +204,29 @@ def make_dqn_batch(generator: torch.Generator, num_bins: int, num_dims: int = 1)
     return dqn_atari_style.Batch(obs, bins, rewards, next_obs, (indices % 2).float(), GAMMA ** (indices % 3 + 1))
 
 
+class StateEncoder(sb3.common.torch_layers.BaseFeaturesExtractor):
+    def __init__(self, space):
+        super().__init__(space, features_dim=32)
+        self.layers = torch.nn.Sequential(torch.nn.Linear(OBS_DIM, 32), torch.nn.LayerNorm(32), torch.nn.Tanh())
+
+    def forward(self, obs):
+        return self.layers(obs)
+
+
 def dqn_weights(policy) -> dict:
     networks = {"q_network": policy.q_net, "q_target": policy.q_net_target}
-    layers = {name: [m for m in net.q_net if isinstance(m, torch.nn.Linear)] for name, net in networks.items()}
-    places = ("encoder.0", "hidden", "out")
-    pairs = [(f"{name}.{place}", layer) for name, three in layers.items() for place, layer in zip(places, three, strict=True)]
+    linear = torch.nn.Linear, torch.nn.LayerNorm
+    layers = {name: [m for m in [*net.features_extractor.layers, *net.q_net] if isinstance(m, linear)] for name, net in networks.items()}
+    places = ("encoder.0", "encoder.1", "hidden", "out")
+    pairs = [(f"{name}.{place}", layer) for name, four in layers.items() for place, layer in zip(places, four, strict=True)]
     return {f"{place}.{key}": value.clone() for place, layer in pairs for key, value in layer.state_dict().items()}
 
 
 def test_dqn_updates_equal_stable_baselines3(monkeypatch):
     rates = {"gamma": GAMMA, "learning_rate": LEARNING_RATE}
     # Their target is copied every 3 steps of the environment, ours every 3 updates: they make one update per step here.
-    theirs = {"policy_kwargs": {"net_arch": [32, 32]}, "batch_size": BATCH_SIZE, "buffer_size": 1, "target_update_interval": 3}
+    networks = {"net_arch": [32], "features_extractor_class": StateEncoder}
+    theirs = {"policy_kwargs": networks, "batch_size": BATCH_SIZE, "buffer_size": 1, "target_update_interval": 3}
     model = sb3.DQN("MlpPolicy", DiscreteSpaces(), seed=1, device="cpu", **theirs, **rates)
     model.set_logger(configure(None, []))
     args = dqn_atari_style.Args(precision="fp32", hidden_dim=32, target_update_frequency=3, **rates)
