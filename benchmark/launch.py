@@ -10,6 +10,7 @@ repository. Ctrl-C or SIGTERM stops all runs, which save; the same call goes on.
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import os
 import shlex
 import shutil
@@ -51,9 +52,8 @@ class Options:
 
 
 def flag(command: str, name: str) -> str | None:
-    """The value after a flag of a command."""
-    words = shlex.split(command)
-    return words[words.index(name) + 1] if name in words[:-1] else None
+    """The value after a flag of a command; of several the last one, which is what the script takes."""
+    return dict(itertools.pairwise(shlex.split(command))).get(name)
 
 
 def next_command(command: str, folder: Path, options: Options) -> list[str] | None:

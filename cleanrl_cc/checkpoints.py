@@ -7,12 +7,15 @@ Files appear whole or not at all. `last.pt` names its replay file, which carries
 import contextlib
 import os
 import random
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from cleanrl_cc.envs import InputError
+
+BLOCK_BYTES = 2**24
 
 
 @contextlib.contextmanager
@@ -66,10 +69,24 @@ def save_replay(path: Path, arrays: dict):
         np.savez(file, **{name: array.cpu().numpy() if torch.is_tensor(array) else array for name, array in arrays.items()})
 
 
-def load_replay(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, under the rest of their names."""
+def load_replay(path: Path, buffer, prefix: str = ""):
+    """Reads what `save_replay` wrote of `buffer.arrays()` back into them, by blocks: the buffer is never in memory twice.
+
+    Raises:
+        ValueError, KeyError, zipfile.BadZipFile: the file holds other arrays, or is damaged.
+    """
     with np.load(path, allow_pickle=False) as arrays:
-        return {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+        buffer.num_added = int(arrays[prefix + "num_added"])
+    with zipfile.ZipFile(path) as archive:
+        for name, array in buffer.arrays().items():
+            with archive.open(f"{prefix}{name}.npy") as stream:
+                np.lib.format.read_magic(stream)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+                if shape != tuple(array.shape):
+                    raise ValueError(f"{name} has shape {shape} instead of {tuple(array.shape)}")
+                values = torch.as_tensor(array).view(-1)
+                for block in values.split(BLOCK_BYTES // dtype.itemsize):
+                    block.copy_(torch.from_numpy(np.frombuffer(bytearray(stream.read(block.nbytes)), dtype)))
 
 
 def rng_state(rng: np.random.Generator | None = None) -> dict:

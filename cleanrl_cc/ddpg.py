@@ -118,10 +118,10 @@ class Args:
     """ou: an Ornstein-Uhlenbeck process, whose steps are correlated in time"""
     exploration_noise: float = 0.1
     """standard deviation of the noise on actions at the first step"""
-    final_exploration_noise: float = 0.1
-    """and from `exploration_steps` on; linear in between"""
+    final_exploration_noise: float | None = None
+    """and from `exploration_steps` on, linear in between; None: the same"""
     exploration_steps: int = 100_000
-    """global steps until the noise is down to its final value"""
+    """global steps until the noise has its final value"""
 
     # Pixels
     encoder_channels: int = 32
@@ -145,11 +145,12 @@ PRESETS = {
     "CarRacing-v3": DRQ_V2
     | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000, "encoder_channels": 16}
     | {"buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000, "reward_scale": 0.05}
-    | {"exploration_noise": 0.5, "exploration_steps": 50_000},
-    # Images, action repeat, learning rate and exploration from DrQ-v2, table 2
+    | {"exploration_noise": 0.5, "final_exploration_noise": 0.1, "exploration_steps": 50_000},
+    # Images, action repeat and learning rate from DrQ-v2, table 2; the noise falls between its schedules for easy and medium tasks
     "dm_control/*": DRQ_V2
     | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False, "learning_rate": 1e-4}
-    | {"buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000, "exploration_noise": 1.0, "exploration_steps": 250_000},
+    | {"buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000}
+    | {"exploration_noise": 1.0, "final_exploration_noise": 0.1, "exploration_steps": 250_000},
 }
 OU_THETA = 0.15  # Lillicrap et al. 2015, section 7
 
@@ -241,15 +242,9 @@ class ReplayBuffer:
         return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
 
     def arrays(self) -> dict:
-        """The filled part, for a checkpoint."""
+        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
         return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
-
-    def load_arrays(self, arrays: dict):
-        """Inverse of `arrays`."""
-        self.num_added = int(arrays.pop("num_added"))
-        for name, values in arrays.items():
-            torch.as_tensor(getattr(self, name))[: self.size] = torch.from_numpy(values)
 
 
 # --- networks ---
@@ -433,19 +428,18 @@ def train(args: Args) -> float:
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
-    run, metrics = Run(args), {}
+    final_noise = args.exploration_noise if args.final_exploration_noise is None else args.final_exploration_noise
+    run = Run(args)
     if run.checkpoint:
-        counters, obs, autoreset = run.restore(agent, envs, rng, buffer)
-        global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
+        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
     else:
-        global_step, autoreset, (obs, _) = 0, np.zeros(args.num_envs, bool), envs.reset()
+        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
 
         # 1. act
-        progress = min(1.0, global_step / args.exploration_steps)
-        agent.exploration_noise = (1 - progress) * args.exploration_noise + progress * args.final_exploration_noise
+        agent.exploration_noise = np.interp(global_step, [0, args.exploration_steps], [args.exploration_noise, final_noise])
         if global_step < args.learning_starts:
             actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
         else:
@@ -469,17 +463,17 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates})
+            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/exploration_noise": agent.exploration_noise})
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):
             run.evaluate(agent, global_step)
         if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
-            run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+            run.save(global_step, metrics, agent, envs, rng, buffer)
         run.exit_if_stopped()
 
     mean_return = run.evaluate(agent, global_step)
-    run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+    run.save(global_step, metrics, agent, envs, rng, buffer)
     envs.close()
     run.close()
     run.print_result(mean_return)

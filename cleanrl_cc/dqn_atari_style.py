@@ -116,14 +116,16 @@ class Args:
     """width of the hidden layer after the encoder, and of the encoder of states"""
     reward_scale: float = 1.0
     """factor on rewards before they are learned from"""
+
+    # Pixels
     encoder_channels: int = 32
-    """channels of the first convolution of images; the other two have twice as many"""
+    """channels of the first convolution; the other two have twice as many"""
 
 
-# The defaults above: Stable-Baselines3 zoo, dqn.yml, Atari, but a smaller share of random actions and earlier updates. ZOO: the same
-# file, LunarLander-v2, with one update per step as there.
+# The defaults above: Stable-Baselines3 zoo, dqn.yml, Atari, but earlier updates, and random actions that fall sooner, to a larger share.
+# ZOO: the same file, LunarLander-v2, with one update per step as there, but 1,000 random actions first.
 ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000, "updates_per_step": 1.0}
-ZOO |= {"learning_rate": 6.3e-4, "target_update_frequency": 250, "epsilon_steps": 12_000, "epsilon_end": 0.1, "hidden_dim": 256}
+ZOO |= {"learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1, "hidden_dim": 256}
 PRESETS = {
     "CartPole-v1": ZOO
     | {"total_timesteps": 50_000, "batch_size": 64, "updates_per_step": 0.5, "learning_rate": 2.3e-3}
@@ -228,15 +230,9 @@ class ReplayBuffer:
         return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
 
     def arrays(self) -> dict:
-        """The filled part, for a checkpoint."""
+        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
         return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
-
-    def load_arrays(self, arrays: dict):
-        """Inverse of `arrays`."""
-        self.num_added = int(arrays.pop("num_added"))
-        for name, values in arrays.items():
-            torch.as_tensor(getattr(self, name))[: self.size] = torch.from_numpy(values)
 
 
 # --- networks ---
@@ -344,21 +340,19 @@ class Agent(nn.Module):
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency", "epsilon_steps")
-    positive, zero = ("learning_rate", "reward_scale"), ("learning_starts", "updates_per_step")
-    check_args(args, counts, zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive)
-    require(args.bins >= 2, "bins", args.bins, "at least 2")
+    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency")
+    zero, positive = ("learning_starts", "updates_per_step"), ("learning_rate", "reward_scale", "epsilon_steps")
+    check_args(args, counts, zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive, at_least_two=("bins",))
     envs = make_vector_env(args)
     device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
-    run, metrics = Run(args), {}
+    run = Run(args)
     if run.checkpoint:
-        counters, obs, autoreset = run.restore(agent, envs, rng, buffer)
-        global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
+        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
     else:
-        global_step, autoreset, (obs, _) = 0, np.zeros(args.num_envs, bool), envs.reset()
+        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -381,7 +375,7 @@ def train(args: Args) -> float:
         # 4. update
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
         while agent.num_updates < updates_due and buffer.size > args.n_step:
-            metrics = agent.update(buffer.sample(args.batch_size, rng))
+            metrics |= agent.update(buffer.sample(args.batch_size, rng))
 
         # 5. log
         run.log_episodes(global_step, infos)
@@ -393,11 +387,11 @@ def train(args: Args) -> float:
         if crossed(global_step, previous_step, args.eval_frequency):
             run.evaluate(agent, global_step)
         if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
-            run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+            run.save(global_step, metrics, agent, envs, rng, buffer)
         run.exit_if_stopped()
 
     mean_return = run.evaluate(agent, global_step)
-    run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+    run.save(global_step, metrics, agent, envs, rng, buffer)
     envs.close()
     run.close()
     run.print_result(mean_return)

@@ -104,6 +104,10 @@ def make_env(
             env = gym.make(spec, disable_env_checker=True, **kwargs | {"render_mode": "rgb_array"})
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise InputError(f"{env_id} cannot be made: {error}") from error
+    except TypeError as error:
+        if "render_mode" not in str(error):
+            raise
+        raise InputError(f"{env_id} cannot be drawn: it has no argument render_mode. Use it without videos and without pixels.") from error
     if obs == "state" and emits_images:
         raise InputError(f"{env_id} emits images and has no state observation: use --obs pixels or --obs auto.")
 
@@ -176,6 +180,7 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     try:
         module, _, name = env_id.rpartition(":")
         if module:  # gym.spec, unlike gym.make, does not import it
+            sys.path[:] = dict.fromkeys([*sys.path, os.getcwd()])  # `python folder/script.py` searches the script's folder alone
             importlib.import_module(module)
         return gym.spec("cleanrl_cc/FastCarRacing-v3" if name == "CarRacing-v3" else name)
     except (gym.error.Error, ImportError) as error:

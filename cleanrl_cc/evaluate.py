@@ -54,6 +54,7 @@ def evaluate(options: Options) -> dict:
         InputError: no such checkpoint, one that does not fit its script, or a window where there is no screen.
     """
     require(options.episodes >= 1, "episodes", options.episodes, "at least 1")
+    require(options.seed >= 0, "seed", options.seed, "at least 0")
     if options.render and options.save_video:
         raise InputError("--render shows a window and --save-video films without one: choose one of them.")
     path = Path(options.checkpoint)

@@ -63,18 +63,21 @@ def keep_pages():
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def free_memory() -> int:
-    """Bytes that this process may still use: what is free, or what its cgroup leaves if that is less."""
-    free = psutil.virtual_memory().available
-    for limit_file, usage_file, stat_file, cache in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still use: what is free, or what its cgroup, or one above it, leaves if that is less."""
+    free, paths = psutil.virtual_memory().available, {}
+    with contextlib.suppress(OSError):
+        paths = dict(line.split(":", 2)[1:] for line in (root / "proc/self/cgroup").read_text().splitlines())
+    for controller, folder, limit_file, usage_file, cache in (
+        ("", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),  # version 2
+        ("memory", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        root = Path("/sys/fs/cgroup")
-        with contextlib.suppress(OSError, ValueError):
-            limit, usage = (int((root / name).read_text()) for name in (limit_file, usage_file))
-            stat = dict(line.split() for line in (root / stat_file).read_text().splitlines())
-            free = min(free, limit - usage + int(stat.get(cache, 0)))
+        place = root / folder / paths.get(controller, "").lstrip("/")
+        for cgroup in (place, *place.parents):  # in a container its own may be `folder` itself
+            with contextlib.suppress(OSError, ValueError):
+                limit, usage = (int((cgroup / name).read_text()) for name in (limit_file, usage_file))
+                stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+                free = min(free, limit - usage + int(stat.get(cache, 0)))
     return free
 
 

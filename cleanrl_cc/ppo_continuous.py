@@ -206,16 +206,10 @@ class RolloutBuffer:
         return advantages
 
     def arrays(self) -> dict:
-        """The filled part, for a checkpoint."""
+        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("obs", "actions", "log_probs", "values", "rewards", "terminations", "truncations", "final")
         filled = {name: getattr(self, name)[: self.num_added] for name in columns}
         return filled | {"num_added": np.array(self.num_added), "discounted_return": self.discounted_return}
-
-    def load_arrays(self, arrays: dict):
-        """Inverse of `arrays`."""
-        self.num_added, self.discounted_return = int(arrays.pop("num_added")), arrays.pop("discounted_return")
-        for name, values in arrays.items():
-            getattr(self, name)[: self.num_added] = values
 
 
 # --- networks ---
@@ -447,12 +441,11 @@ def train(args: Args) -> float:
     agent = connect(Agent(args, envs.single_observation_space, envs.single_action_space, device))
     buffer = RolloutBuffer(args, envs.single_observation_space, envs.single_action_space)
     rng = np.random.default_rng(args.seed)  # the order of minibatches
-    run, metrics = Run(args), {}
+    run = Run(args)
     if run.checkpoint:
-        counters, obs, autoreset = run.restore(agent, envs, rng, buffer)
-        global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
+        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
     else:
-        global_step, autoreset, (obs, _) = 0, np.zeros(args.num_envs, bool), envs.reset()
+        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -479,17 +472,18 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates})
+            learning_rate = agent.optimizer.param_groups[0]["lr"]
+            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/learning_rate": learning_rate})
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):
             run.evaluate(agent, global_step)
         if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
-            run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+            run.save(global_step, metrics, agent, envs, rng, buffer)
         run.exit_if_stopped()
 
     mean_return = run.evaluate(agent, global_step)
-    run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+    run.save(global_step, metrics, agent, envs, rng, buffer)
     envs.close()
     run.close()
     run.print_result(mean_return)

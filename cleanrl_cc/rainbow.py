@@ -86,18 +86,6 @@ class Args:
     wandb_entity: str | None = None
     """Weights & Biases team or user"""
 
-    # Rainbow
-    components: tuple[Literal[COMPONENTS], ...] = COMPONENTS
-    """what is added to DQN; nothing: --components without a word"""
-    beta_steps: int = 1_000_000
-    """[per] global steps in which the exponent of the importance weights grows from 0.4 to 1"""
-    num_atoms: int = 51
-    """[c51] atoms of the distribution of returns"""
-    v_min: float = -10.0
-    """[c51] smallest return, of scaled rewards"""
-    v_max: float = 10.0
-    """[c51] largest return"""
-
     # Replay
     buffer_size: int = 100_000
     """transitions kept"""
@@ -129,15 +117,32 @@ class Args:
     """width of the hidden layer after the encoder, and of the encoder of states"""
     reward_scale: float = 1.0
     """factor on rewards before they are learned from"""
+    # Rainbow
+    components: tuple[Literal[COMPONENTS], ...] = COMPONENTS
+    """what is added to DQN; nothing: --components without a word"""
+    beta_steps: int = 1_000_000
+    """[per] global steps in which the exponent of the importance weights grows from 0.4 to 1"""
+    num_atoms: int = 51
+    """[c51] atoms of the distribution of returns"""
+    v_min: float = -10.0
+    """[c51] smallest return, of scaled rewards"""
+    v_max: float = 10.0
+    """[c51] largest return"""
+
+    # Pixels
     encoder_channels: int = 32
-    """channels of the first convolution of images; the other two have twice as many"""
+    """channels of the first convolution; the other two have twice as many"""
 
 
 # The defaults above: Hessel et al. 2018, table 1, for the components; the others, and their sources, are those of dqn_atari_style.py.
+ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000, "updates_per_step": 1.0}
+ZOO |= {"learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1, "hidden_dim": 256, "beta_steps": 100_000}
 PRESETS = {
-    "LunarLander-v3": {"total_timesteps": 100_000, "action_set": "native", "batch_size": 128, "learning_starts": 1_000}
-    | {"updates_per_step": 1.0, "buffer_size": 50_000, "learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1}
-    | {"hidden_dim": 256, "beta_steps": 100_000, "v_min": -200.0, "v_max": 200.0},
+    "CartPole-v1": ZOO
+    | {"total_timesteps": 50_000, "batch_size": 64, "updates_per_step": 0.5, "learning_rate": 2.3e-3, "target_update_frequency": 128}
+    | {"epsilon_steps": 8_000, "epsilon_end": 0.04, "beta_steps": 50_000, "v_min": 0.0, "v_max": 100.0},
+    "LunarLander-v3": ZOO | {"action_set": "native", "v_min": -200.0, "v_max": 200.0},
+    "Acrobot-v1": ZOO | {"v_min": -100.0, "v_max": 0.0},
     "CarRacing-v3": {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
     | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "reward_scale": 0.05, "v_min": -5.0}
     | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 25.0},
@@ -261,16 +266,10 @@ class ReplayBuffer:
         return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
 
     def arrays(self) -> dict:
-        """The filled part, for a checkpoint."""
-        columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages", "priorities", "max_priority")
-        return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
-
-    def load_arrays(self, arrays: dict):
-        """Inverse of `arrays`."""
-        self.num_added = int(arrays.pop("num_added"))
-        for name, values in arrays.items():
-            torch.as_tensor(getattr(self, name))[: self.size] = torch.from_numpy(values)
-        self._sum_up(np.arange(self.num_leaves, 2 * self.num_leaves))  # [per]
+        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
+        columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
+        filled = {name: getattr(self, name)[: self.size] for name in columns}
+        return filled | {"num_added": np.array(self.num_added), "tree": self.tree, "max_priority": self.max_priority}
 
 
 # --- networks ---
@@ -431,23 +430,20 @@ class Agent(nn.Module):
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency", "epsilon_steps")
-    positive, zero = ("learning_rate", "reward_scale"), ("learning_starts", "updates_per_step")
-    check_args(args, (*counts, "beta_steps"), zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive)
-    require(args.bins >= 2, "bins", args.bins, "at least 2")
-    require(args.num_atoms >= 2, "num_atoms", args.num_atoms, "at least 2")
+    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency")
+    zero, positive = ("learning_starts", "updates_per_step"), ("learning_rate", "reward_scale", "epsilon_steps", "beta_steps")
+    check_args(args, counts, zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive, at_least_two=("bins", "num_atoms"))
     require(args.v_max > args.v_min, "v_max", args.v_max, f"greater than --v-min {args.v_min}")
     envs = make_vector_env(args)
     device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
-    run, metrics = Run(args), {}
+    run = Run(args)
     if run.checkpoint:
-        counters, obs, autoreset = run.restore(agent, envs, rng, buffer)
-        global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
+        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
     else:
-        global_step, autoreset, (obs, _) = 0, np.zeros(args.num_envs, bool), envs.reset()
+        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -469,9 +465,10 @@ def train(args: Args) -> float:
         obs, autoreset = next_obs, terminations | truncations
 
         # 4. update
+        beta = np.interp(global_step, [0, args.beta_steps], [0.4, 1])  # [per]
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
         while agent.num_updates < updates_due and buffer.size > buffer.n_step:
-            batch = buffer.sample(args.batch_size, rng, beta=np.interp(global_step, [0, args.beta_steps], [0.4, 1]))
+            batch = buffer.sample(args.batch_size, rng, beta)
             td_errors, metrics = agent.update(batch)
             buffer.update_priorities(batch.nodes, td_errors)  # [per]
 
@@ -479,17 +476,17 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon})
+            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon, "charts/beta": beta})
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):
             run.evaluate(agent, global_step)
         if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
-            run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+            run.save(global_step, metrics, agent, envs, rng, buffer)
         run.exit_if_stopped()
 
     mean_return = run.evaluate(agent, global_step)
-    run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+    run.save(global_step, metrics, agent, envs, rng, buffer)
     envs.close()
     run.close()
     run.print_result(mean_return)

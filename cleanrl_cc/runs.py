@@ -18,6 +18,8 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import UnionType
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
 import imageio.v2 as imageio
@@ -36,7 +38,8 @@ LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 EVALUATION_SEED = 20_000  # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
 
 # What last.pt holds beyond best.pt.
-SAVED = {"optimizers", "counters", "envs", "random", "replay", "best_return", "evaluated", "episodes", "seconds", "tracker_id"}
+SAVED = {"optimizers", "num_updates", "metrics", "envs", "random", "replay", "best_return", "evaluated", "episodes", "seconds"}
+SAVED |= {"tracker_id"}
 
 
 # --- arguments ---
@@ -80,22 +83,34 @@ def resume_args(cls: type, path: str):
     """The arguments inside a checkpoint, with `resume` set to its path. Raises InputError where they are not those of `cls`."""
     checkpoint = load_checkpoint(path, algorithm=script_name(cls))
     try:
-        args, defaults = cls(**checkpoint["args"] | {"resume": str(path)}), asdict(cls())
-        for name, value in asdict(args).items():
-            if defaults[name] is not None and not isinstance(value, (type(defaults[name]), int)):
-                raise TypeError(f"{name} is {value!r}")
+        args = cls(**checkpoint["args"] | {"resume": str(path)})
+        for name, kind in get_type_hints(cls).items():
+            if not fits(getattr(args, name), kind):
+                raise TypeError(f"{name} is {getattr(args, name)!r}")
         return args
     except TypeError as error:
         raise InputError(f"{path} does not fit this script: {error}. Resume with the version that wrote it.") from error
 
 
-def check_args(args, at_least_one=(), at_least_zero=(), in_unit_interval=(), positive=()):
+def fits(value, kind) -> bool:
+    """True for a value of exactly this type: a class, a union, a Literal or a tuple of one type."""
+    if isinstance(kind, UnionType):
+        return any(fits(value, choice) for choice in get_args(kind))
+    if get_origin(kind) is Literal:
+        return type(value) is str and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return type(value) is tuple and all(fits(item, get_args(kind)[0]) for item in value)
+    return type(value) is kind
+
+
+def check_args(args, at_least_one=(), at_least_zero=(), in_unit_interval=(), positive=(), at_least_two=()):
     """Checks the run fields, and the fields named. Raises InputError."""
     at_least_one = ("total_timesteps", "num_envs", "action_repeat", "frame_stack", "image_size", "eval_episodes", *at_least_one)
     at_least_zero = ("seed", "patience", "checkpoint_frequency", "eval_frequency", *at_least_zero)
     for names, is_good, expected in (
         (at_least_one, lambda value: value >= 1, "at least 1"),
-        (at_least_zero, lambda value: value >= 0, "at least 0"),
+        (at_least_two, lambda value: value >= 2, "at least 2"),
+        (at_least_zero, lambda value: value is None or value >= 0, "at least 0"),
         (in_unit_interval, lambda value: 0 <= value <= 1, "between 0 and 1"),
         (positive, lambda value: value is None or 0 < value < math.inf, "a positive number"),
     ):
@@ -218,11 +233,13 @@ class Run:
         self.args, self.algorithm, self.recipe = args, script_name(type(args)), recipe(args)
         self.checkpoint = load_checkpoint(args.resume, self.algorithm) if args.resume else None
         self.writes, self.replay_prefix = rank() == 0, f"rank-{rank()}-" if size() > 1 else ""
-        self.stop_signal = self.received_signal = None
+        self.stop_signal = self.received_signal = self.saved_signal = None
         self.episodes = []  # ended since the last log line
         self.last_return = self.evaluation = math.nan
         self.best_return, self.evaluated_step, self.earlier_seconds = -math.inf, -1, 0.0
         self.tracker = self.eval_env = self.bar = self.writer = None
+        if args.capture_video and self.writes:  # what cannot be filmed is told now, not after hours
+            self._make_eval_env()
         if self.checkpoint is None:
             self.folder = self._new_folder() if self.writes else Path(args.runs_dir)
             self._open(first_step=0, tracker_id=None)
@@ -386,9 +403,10 @@ class Run:
         """
         if self.evaluated_step == global_step or not self.writes:
             return self.evaluation
-        generators = rng_state()
+        self._require_finite(agent, global_step)
         if self.eval_env is None:
-            self.eval_env = make_env(**self.recipe, render_mode="rgb_array" if self.args.capture_video else None)
+            self._make_eval_env()
+        generators = rng_state()
         frames = [] if self.args.capture_video else None
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + self.args.eval_episodes)
         summary = summarize([play_episode(self.eval_env, agent, seed, frames if seed == EVALUATION_SEED else None) for seed in seeds])
@@ -411,38 +429,42 @@ class Run:
                 self.tracker.log({"videos/evaluation": wandb.Video(str(video), format="mp4"), "global_step": global_step})
         return self.evaluation
 
+    def _make_eval_env(self):
+        generators = rng_state()
+        self.eval_env = make_env(**self.recipe, render_mode="rgb_array" if self.args.capture_video else None)
+        set_rng_state(generators)
+
     # Checkpoints
 
-    def save(self, global_step: int, counters: dict, agent, envs, rng: np.random.Generator, buffer=None):
+    def save(self, global_step: int, metrics: dict, agent, envs, rng: np.random.Generator, buffer):
         """Writes everything that the run needs to go on as if it had not stopped.
 
         Args:
-            counters: numbers that the training loop needs back.
-            agent: an nn.Module with a dict `optimizers`.
-            buffer: has `arrays()`, named arrays or tensors, and their inverse `load_arrays(arrays)`; None where nothing is replayed.
+            metrics: those of the last update, floats or tensors.
+            agent: an nn.Module with a dict `optimizers`, and `num_updates`.
+            buffer: has `num_added` and `arrays()`, its filled part by name, `num_added` included.
 
         Raises:
             InputError: weights that are not finite, or a full disk. The checkpoint written before stays whole.
         """
-        weights = agent.state_dict()
-        if not all(tensor.isfinite().all() for tensor in weights.values()):
-            raise InputError(f"The weights are not finite at step {global_step}: the last good checkpoint is in {self.folder}.")
-        arrays = {self.replay_prefix + name: values for name, values in (buffer.arrays() if buffer else {}).items()}
+        self.saved_signal = self.stop_signal  # one that comes later finds its own save
+        self._require_finite(agent, global_step)
+        arrays = {self.replay_prefix + name: values for name, values in buffer.arrays().items()}
         processes = gather({"envs": snapshot_envs(envs), "random": rng_state(rng), "replay": arrays})
         if self.writes:
-            self._save(global_step, counters, agent, weights, processes)
+            self._save(global_step, metrics, agent, processes)
         if size() > 1:
             exchange(0)  # nobody exits before the files are whole: torchrun would end the others
 
-    def _save(self, global_step: int, counters: dict, agent, weights: dict, processes: list[dict]):
+    def _save(self, global_step: int, metrics: dict, agent, processes: list[dict]):
         arrays = {name: values for process in processes for name, values in process.pop("replay").items()}
-        replay_name = f"replay-{global_step}.npz" if arrays else None
-        if arrays:
-            save_replay(self.folder / replay_name, arrays)
+        replay_name = f"replay-{global_step}.npz"
+        save_replay(self.folder / replay_name, arrays)
         state = {
-            "agent": weights,
+            "agent": agent.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in agent.optimizers.items()},
-            "counters": counters,
+            "num_updates": agent.num_updates,
+            "metrics": {key: float(value) for key, value in metrics.items()},
             **processes[0],
             "other_ranks": processes[1:],
             "replay": replay_name,
@@ -457,16 +479,20 @@ class Run:
             if old.name != replay_name:
                 old.unlink()
 
+    def _require_finite(self, agent, global_step: int):
+        if not all(tensor.isfinite().all() for tensor in agent.state_dict().values()):
+            raise InputError(f"The weights are not finite at step {global_step}: the last good checkpoint is in {self.folder}.")
+
     def _write(self, name: str, global_step: int, state: dict):
         common = {"algorithm": self.algorithm, "args": asdict(self.args), "recipe": self.recipe, "global_step": global_step}
         with atomic_file(self.folder / name) as file:
             torch.save(common | state, file)
 
-    def restore(self, agent, envs, rng: np.random.Generator, buffer=None) -> tuple[dict, np.ndarray, np.ndarray]:
+    def restore(self, agent, envs, rng: np.random.Generator, buffer) -> tuple[int, dict, np.ndarray, np.ndarray]:
         """Puts everything back where `save` found it.
 
         Returns:
-            The counters, the current observations (N, ...), and (N,) bool for which the next step is a reset.
+            The global step, the last metrics, the current observations (N, ...), and (N,) bool for which the next step is a reset.
 
         Raises:
             InputError: the checkpoint is incomplete or does not fit the script. Nothing was written.
@@ -474,10 +500,10 @@ class Run:
         state = self.checkpoint
         try:
             agent.load_state_dict(state["agent"])
+            agent.num_updates, metrics = int(state["num_updates"]), dict(state["metrics"])
             for name, optimizer in agent.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
-            if buffer:
-                buffer.load_arrays(load_replay(self.folder / state["replay"], self.replay_prefix))
+            load_replay(self.folder / state["replay"], buffer, self.replay_prefix)
             own = state["other_ranks"][rank() - 1] if rank() else state
             obs, autoreset = restore_envs(envs, own["envs"])
             set_rng_state(own["random"], rng)
@@ -490,16 +516,16 @@ class Run:
             for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):  # lines after the checkpoint will come again
                 write_csv(file, [row for row in read_csv(file) if int(row["global_step"]) <= state["global_step"]])
         self._open(state["global_step"], state["tracker_id"])
-        return state["counters"], obs, autoreset
+        return state["global_step"], metrics, obs, autoreset
 
     # The end
 
     def exit_if_stopped(self):
         """After Ctrl-C or SIGTERM, once the caller has saved: says how to go on, and exits with 130 or 143."""
-        if self.stop_signal is not None:
+        if self.saved_signal is not None:
             self.close()
             self.say(f"Saved. Go on with: {launcher()} {sys.argv[0]} --resume {self.folder}")
-            raise SystemExit(128 + self.stop_signal)
+            raise SystemExit(128 + self.saved_signal)
 
     def print_result(self, mean_return: float):
         """The last line of a run, to stdout."""

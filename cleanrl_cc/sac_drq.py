@@ -15,6 +15,7 @@ Differs from the paper:
 """
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -232,15 +233,9 @@ class ReplayBuffer:
         return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
 
     def arrays(self) -> dict:
-        """The filled part, for a checkpoint."""
+        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
         return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
-
-    def load_arrays(self, arrays: dict):
-        """Inverse of `arrays`."""
-        self.num_added = int(arrays.pop("num_added"))
-        for name, values in arrays.items():
-            torch.as_tensor(getattr(self, name))[: self.size] = torch.from_numpy(values)
 
 
 # --- networks ---
@@ -328,17 +323,16 @@ class Agent(nn.Module):
         in_dim, feature_dim = (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
         self.actor = Actor(in_dim, action_dim, args.hidden_dim, feature_dim)
         self.critic = TwinCritic(in_dim, action_dim, args.hidden_dim, feature_dim)
-        self.critic_target = TwinCritic(in_dim, action_dim, args.hidden_dim, feature_dim).requires_grad_(False)
-        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.critic_target = deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(args.initial_alpha)))
         self.target_entropy = -float(action_dim) if args.target_entropy is None else args.target_entropy
         self.to(device)
+        self.target_tensors, self.online_tensors = list(self.critic_target.parameters()), list(self.critic.parameters())
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
-        self.policy_parameters = [*self.actor.parameters(), self.log_alpha]
-        self.policy_optimizer = adam(self.policy_parameters)
-        self.optimizers = {"q": self.q_optimizer, "policy": self.policy_optimizer}
-        self.target_tensors, self.online_tensors = list(self.critic_target.parameters()), list(self.critic.parameters())
+        self.actor_parameters = [*self.actor.parameters(), self.log_alpha]
+        self.actor_optimizer = adam(self.actor_parameters)
+        self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.num_updates = 0
         if args.compile:
@@ -384,9 +378,9 @@ class Agent(nn.Module):
         if self.pixels and self.args.random_shift:
             batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
         encoding, metrics = self.update_critic(batch)
+        self.num_updates += 1
         metrics |= self.update_actor(encoding)
         self.update_targets()
-        self.num_updates += 1
         return metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -415,9 +409,9 @@ class Agent(nn.Module):
         actor_loss = (alpha * log_probs - torch.min(q1, q2)).mean()
         # J(α) = E[-α (log π(a|s) + H)]
         alpha_loss = -(self.log_alpha.exp() * (log_probs.detach() + self.target_entropy)).mean()
-        self.policy_optimizer.zero_grad()
-        (actor_loss + alpha_loss).backward(inputs=self.policy_parameters)  # the critic gets no gradient
-        self.policy_optimizer.step()
+        self.actor_optimizer.zero_grad()
+        (actor_loss + alpha_loss).backward(inputs=self.actor_parameters)  # the critic gets no gradient
+        self.actor_optimizer.step()
         losses = {"losses/actor_loss": actor_loss.detach(), "losses/alpha_loss": alpha_loss.detach()}
         return losses | {"losses/alpha": alpha, "losses/entropy": -log_probs.detach().mean()}
 
@@ -440,12 +434,11 @@ def train(args: Args) -> float:
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
-    run, metrics = Run(args), {}
+    run = Run(args)
     if run.checkpoint:
-        counters, obs, autoreset = run.restore(agent, envs, rng, buffer)
-        global_step, agent.num_updates = run.checkpoint["global_step"], counters["num_updates"]
+        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
     else:
-        global_step, autoreset, (obs, _) = 0, np.zeros(args.num_envs, bool), envs.reset()
+        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -476,17 +469,18 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates})
+            learning_rate = agent.q_optimizer.param_groups[0]["lr"]
+            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/learning_rate": learning_rate})
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):
             run.evaluate(agent, global_step)
         if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
-            run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+            run.save(global_step, metrics, agent, envs, rng, buffer)
         run.exit_if_stopped()
 
     mean_return = run.evaluate(agent, global_step)
-    run.save(global_step, {"num_updates": agent.num_updates}, agent, envs, rng, buffer)
+    run.save(global_step, metrics, agent, envs, rng, buffer)
     envs.close()
     run.close()
     run.print_result(mean_return)

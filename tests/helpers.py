@@ -1,6 +1,7 @@
 """What the tests of whole runs share: tiny runs of every script, here or in a process of their own, and comparisons bit for bit."""
 
 import importlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
 
-from cleanrl_cc.checkpoints import load_checkpoint, load_replay
+from cleanrl_cc.checkpoints import load_checkpoint
 from cleanrl_cc.runs import read_csv
 
 SCRIPTS = ["sac_drq", "td3", "ddpg", "ppo_continuous", "dqn_atari_style", "rainbow"]  # a new script is tested by adding its name
@@ -59,6 +60,14 @@ def load_script(script: str):
     return importlib.import_module(f"cleanrl_cc.{script}")
 
 
+def load_benchmark(name: str):
+    """A program of the folder `benchmark`, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmark" / f"{name}.py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def having(field: str) -> list[str]:
     """The scripts whose `Args` have `field`."""
     return [script for script in SCRIPTS if field in {f.name for f in fields(load_script(script).Args)}]
@@ -97,9 +106,9 @@ def resume(script: str, path: Path, **changes) -> float:
     return load_script(script).train(parse(script, flags({"resume": path} | changes)))
 
 
-def start(script: str, words: list[str], **options) -> subprocess.Popen:
+def start(script: str, words: list[str], python_path: str = f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **options) -> subprocess.Popen:
     """The real command, in a session of its own; its stderr is kept as text."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment = os.environ | {"PYTHONPATH": str(python_path)}
     command = [sys.executable, ROOT / "cleanrl_cc" / f"{script}.py", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes | options)
@@ -162,12 +171,18 @@ def assert_same(a, b, where: str):
         assert a == b or (a != a and b != b), f"{where}: {a!r} and {b!r}"
 
 
+def replay(folder: Path) -> dict[str, np.ndarray]:
+    """What the buffer of a run folder's last checkpoint held."""
+    with np.load(folder / checkpoint(folder)["replay"]) as arrays:
+        return dict(arrays)
+
+
 def assert_same_training(a: Path, b: Path):
-    """Weights, optimizers, random generators, environments, counters and replay are equal in two run folders."""
-    for key in ("agent", "optimizers", "random", "envs", "counters", "replay", "global_step"):
+    """Weights, optimizers, random generators, environments, counts, metrics and replay are equal in two run folders."""
+    for key in ("agent", "optimizers", "random", "envs", "num_updates", "metrics", "replay", "global_step"):
         assert_same(checkpoint(a)[key], checkpoint(b)[key], key)
     if checkpoint(a)["replay"]:
-        assert_same(*(load_replay(folder / checkpoint(folder)["replay"]) for folder in (a, b)), "replay arrays")
+        assert_same(replay(a), replay(b), "replay arrays")
 
 
 def assert_same_runs(a: Path, b: Path):
@@ -216,8 +231,16 @@ class OddActions(PendulumEnv):
         self.action_space = action_space
 
 
+class Undrawable(PendulumEnv):
+    """Knows nothing of rendering."""
+
+    def __init__(self):
+        super().__init__()
+
+
 DICT = gym.spaces.Dict({"steering": gym.spaces.Box(-1, 1), "gear": gym.spaces.Discrete(5)})
 gym.register("BrokenReward-v0", BrokenReward, max_episode_steps=200)
 gym.register("DictActions-v0", OddActions, kwargs={"action_space": DICT})
 gym.register("TupleActions-v0", OddActions, kwargs={"action_space": gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Discrete(3)])})
+gym.register("Undrawable-v0", Undrawable, max_episode_steps=200)
 gym.register("OwnPendulum-v0", PendulumEnv, max_episode_steps=200)

@@ -1,6 +1,5 @@
 """Benchmarks: many runs stopped and started again, failures, reports rebuilt, policies exported."""
 
-import importlib.util
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, TINY, flags, having, survivors, train
+from helpers import ROOT, TINY, flags, having, load_benchmark, survivors, train
 
 from cleanrl_cc.checkpoints import load_checkpoint
 from cleanrl_cc.envs import InputError
@@ -21,18 +20,8 @@ from cleanrl_cc.runs import read_csv
 
 LONG = 6000  # steps of a run that is stopped at its first checkpoint, at step 1000
 RESULTS = ROOT / "benchmark" / "results"
-
-
 SETTINGS = {key: value for key, value in TINY.items() if key != "num_threads" and "sac_drq" in having(key)}
 SETTINGS |= {"checkpoint_frequency": 1000, "updates_per_step": 0.02}
-
-
-def load(name: str):
-    """A program of the folder `benchmark`, as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmark" / f"{name}.py")
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def tiny_commands(steps: int, seeds: int, **changes) -> str:
@@ -123,14 +112,14 @@ def test_failures_are_reported_and_stop_no_other_run(tmp_path):
 @pytest.mark.parametrize("commands", ["python cleanrl_cc/sac_drq.py", tiny_commands(9, 1) + "\n" + tiny_commands(9, 1)])
 def test_runs_need_names_of_their_own(commands):
     with pytest.raises(InputError, match="--run-name of its own"):
-        load("launch").read_commands(commands)
+        load_benchmark("launch").read_commands(commands)
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("benchmark/*.sh") if path.name != "common.sh"))
 def test_benchmark_scripts_list_runs_with_names_of_their_own(script):
     environment = os.environ | {"LIST": "1", "SEEDS": "4 5", "STEPS": "123", "FLAGS": "--num-envs 2"}
     listing = subprocess.run(["bash", ROOT / "benchmark" / script], env=environment, capture_output=True, text=True, check=True).stdout
-    commands = load("launch").read_commands(listing)
+    commands = load_benchmark("launch").read_commands(listing)
     assert len(commands) >= 2 and len(commands) % 2 == 0
     assert all("--total-timesteps 123 --num-envs 2 --run-name" in command for command in commands)
 
@@ -202,7 +191,7 @@ def test_a_ray_cluster_of_two_nodes_runs_reports_and_stops(tmp_path, monkeypatch
 
 
 def test_the_report_rebuilt_is_the_one_committed(tmp_path):
-    report = load("report")
+    report = load_benchmark("report")
     report.write_report(report.Options(out=tmp_path))
     assert (tmp_path / "benchmarks.md").read_bytes() == (ROOT / "docs" / "benchmarks.md").read_bytes(), "run benchmark/report.py"
     curves, committed = tmp_path / "assets" / "curves", ROOT / "docs" / "assets" / "curves"
@@ -225,7 +214,7 @@ def test_the_report_means_over_seeds(tmp_path):
         rows = [f"{1000 * (i + 1)},{360 * (i + 1)},{value},1" for i, value in enumerate(values)]
         (folder / "evaluations.csv").write_text("\n".join(["global_step,seconds,return_mean,return_std", *rows]) + "\n")
         (folder / "episodes-3000.json").write_text(json.dumps({"global_step": 3000, "return_mean": 7, "episodes": [0] * 20}))
-    report = load("report")
+    report = load_benchmark("report")
     report.write_report(report.Options(results=tmp_path / "results", out=tmp_path / "docs"))
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
     table = page.split("## Ablation: My-v0 from state")[1].split("## ")[0]
@@ -234,7 +223,7 @@ def test_the_report_means_over_seeds(tmp_path):
 
 
 def test_an_interval_covers_what_it_should():
-    interval, rng = load("report").interval, np.random.default_rng(1)
+    interval, rng = load_benchmark("report").interval, np.random.default_rng(1)
     covered = [low < 0 < high for low, high in (interval(rng.normal(size=20)) for _ in range(50))]
     assert 0.86 < np.mean(covered) < 1
 
@@ -248,19 +237,19 @@ def test_an_interval_covers_what_it_should():
     ],
 )
 def test_paths_of_this_machine_are_left_out(text, expected):
-    assert load("collect").without_machine_paths(text) == expected
+    assert load_benchmark("collect").without_machine_paths(text) == expected
 
 
 def test_no_committed_result_names_a_machine_path():
     for path in RESULTS.rglob("*.json"):
-        assert load("collect").without_machine_paths(path.read_text()) == path.read_text(), path
+        assert load_benchmark("collect").without_machine_paths(path.read_text()) == path.read_text(), path
 
 
 def test_a_run_is_collected_and_its_exported_policy_scores_the_same(tmp_path):
     folder = tmp_path / "runs" / "ablation-a" / "LunarLander-v3" / "seed-7"
     changes = {"env_id": "LunarLander-v3", "seed": 7, "eval_frequency": 150, "runs_dir": tmp_path / "runs"}
     train("sac_drq", folder, **changes, run_name="ablation-a/LunarLander-v3/seed-7")
-    collect, zoo = load("collect"), load("zoo")
+    collect, zoo = load_benchmark("collect"), load_benchmark("zoo")
     target = collect.collect(folder, collect.Options((folder,), episodes=2, results=tmp_path / "results"))
     assert target == tmp_path / "results" / "ablation-a" / "LunarLander-v3" / "seed-7"
     assert str(tmp_path) not in "".join(path.read_text() for path in target.iterdir())
@@ -283,6 +272,6 @@ def test_the_zoo_is_small_and_its_table_is_generated(tmp_path):
     sizes = [path.stat().st_size for path in (ROOT / "zoo").glob("*.pt")]
     assert max(sizes) < 8e6 and sum(sizes) < 60e6
     assert sorted(path.stem for path in (ROOT / "zoo").glob("*.pt")) == sorted(path.stem for path in (ROOT / "zoo").glob("*.json"))
-    zoo = load("zoo")
+    zoo = load_benchmark("zoo")
     zoo.write_table(zoo.Options(table=tmp_path / "zoo.md"))
     assert (tmp_path / "zoo.md").read_bytes() == (ROOT / "docs" / "zoo.md").read_bytes(), "run benchmark/zoo.py"

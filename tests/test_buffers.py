@@ -5,6 +5,7 @@ environment, or over the write head of the ring shows.
 """
 
 import importlib
+import tracemalloc
 from functools import partial
 
 import gymnasium as gym
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
+from helpers import assert_same
 
 from cleanrl_cc import machine, ppo_continuous, rainbow
+from cleanrl_cc.checkpoints import load_replay, save_replay
 from cleanrl_cc.envs import InputError, make_env
 
 CPU = torch.device("cpu")
@@ -164,16 +167,28 @@ def test_a_stack_late_in_a_long_episode_is_whole(script):
 
 
 @pytest.mark.parametrize("num_rows", [30, 130])
-def test_a_buffer_from_a_checkpoint_goes_on_like_the_stored_one(script, num_rows):
+def test_a_buffer_from_a_checkpoint_goes_on_like_the_stored_one(script, num_rows, tmp_path):
     stored, fresh = (Recorder(script, num_envs=3, frame_stack=3, n_step=3, buffer_size=150) for _ in range(2))
     stored.play(num_rows)
-    arrays = {name: np.array(values) for name, values in stored.buffer.arrays().items()}  # as a file would return them
-    fresh.buffer.load_arrays(arrays)
+    save_replay(tmp_path / "replay.npz", stored.buffer.arrays())
+    load_replay(tmp_path / "replay.npz", fresh.buffer)
     stored.buffer, replaced = fresh.buffer, stored.buffer
     for batch, other in zip(*(buffer.sample(64, np.random.default_rng(3)) for buffer in (stored.buffer, replaced)), strict=True):
         assert torch.equal(batch, other)
     stored.play(7)  # goes on in the middle of an episode
     stored.check(stored.buffer.sample(64, stored.rng))
+
+
+def test_a_buffer_is_not_in_memory_twice_when_it_is_loaded(script, tmp_path):
+    stored, fresh = car_racing_buffer(script, 5000), car_racing_buffer(script, 5000)
+    stored.num_added = 5000
+    save_replay(tmp_path / "replay.npz", stored.arrays())
+    tracemalloc.start()  # counts NumPy's memory and Python's
+    load_replay(tmp_path / "replay.npz", fresh)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * fresh.frames.nbytes
+    assert torch.equal(stored.frames, fresh.frames)
 
 
 # --- priorities ---
@@ -291,18 +306,17 @@ def test_advantages_of_a_rollout_equal_those_of_its_episodes(gae_lambda, num_env
 
 
 @pytest.mark.parametrize("num_rows", [0, 3, 5])
-def test_a_rollout_from_a_checkpoint_equals_the_stored_one(num_rows):
+def test_a_rollout_from_a_checkpoint_equals_the_stored_one(num_rows, tmp_path):
     args, rng = ppo_continuous.Args(num_envs=2, num_steps=5), np.random.default_rng(0)
     spaces = Box(0, 255, (1, 4, 4), np.uint8), Box(-1, 1, (3,))
     stored, fresh = (ppo_continuous.RolloutBuffer(args, *spaces) for _ in range(2))
     stored.discounted_return[:] = 7
     for _ in range(num_rows):
         stored.add(rng.integers(0, 256, (2, 1, 4, 4)), rng.normal(size=(2, 3)), *rng.normal(size=(3, 2)), *rng.random((3, 2)) < 0.5)
-    arrays = {name: np.array(values) for name, values in stored.arrays().items()}
-    fresh.load_arrays(dict(arrays))
+    save_replay(tmp_path / "replay.npz", stored.arrays())
+    load_replay(tmp_path / "replay.npz", fresh)
     assert fresh.num_added == num_rows
-    for name, values in fresh.arrays().items():
-        assert np.array_equal(values, arrays[name]), name
+    assert_same(fresh.arrays(), stored.arrays(), "arrays")
 
 
 # --- memory ---

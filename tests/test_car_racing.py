@@ -95,18 +95,21 @@ def test_identical_to_stock(seed, style):
     play(stock, fast, style, seed, steps=130, frames=(0, 20, 129))
 
 
-def test_identical_over_a_lap():
+@pytest.mark.parametrize("seed", [100, 102])
+def test_identical_over_a_lap(seed):
     stock, fast = make_pair()
-    _, info = play(stock, fast, follow_track, seed=100, steps=1000, is_drawn=lambda t: t % 5 == 0 or t > 900)
+    _, info = play(stock, fast, follow_track, seed, steps=1000, is_drawn=lambda t: t % 5 == 0 or t > 900)
     assert info == {"lap_finished": True}
     assert fast.tiles_visited == stock.tile_visited_count > 0.9 * fast.tiles_total
     assert fast.tiles_total == len(stock.track)
+    assert fast.episode_metrics() == {"tiles_missed": len(stock.track) - stock.tile_visited_count, "lap_finished": 1.0}
 
 
 def test_identical_out_of_the_playfield():
     stock, fast = make_pair()
     _, info = play(stock, fast, full_gas, seed=100, steps=1000, is_drawn=lambda t: t > 80)
     assert info == {"lap_finished": False}
+    assert fast.episode_metrics() == {"tiles_missed": len(stock.track) - stock.tile_visited_count, "lap_finished": 0.0}
 
 
 @pytest.mark.parametrize("kwargs", [{"continuous": False}, {"domain_randomize": True}])

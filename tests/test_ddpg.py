@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from helpers import checkpoint, train
+from helpers import checkpoint, replay, train
 
 from cleanrl_cc import ddpg
-from cleanrl_cc.checkpoints import load_replay
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
@@ -16,7 +15,7 @@ def test_correlated_noise_remembers_its_episode_and_no_other(num_envs, tmp_path,
     noise = {"exploration_noise_type": "ou", "exploration_noise": 0.01, "final_exploration_noise": 0.01, "learning_starts": 0}
     train("ddpg", tmp_path / "run", total_timesteps=30, num_envs=num_envs, patience=6, updates_per_step=0.0, **noise)
     state = checkpoint(tmp_path / "run")
-    rows = load_replay(tmp_path / "run" / state["replay"])
+    rows = replay(tmp_path / "run")
     agent = ddpg.Agent(ddpg.Args(**state["args"]), Box(-9, 9, (3,)), Box(-1, 1, (1,)), torch.device("cpu"))
     agent.load_state_dict(state["agent"])
     expected = np.zeros(num_envs)

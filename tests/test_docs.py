@@ -1,7 +1,6 @@
 """Every command that README and docs show can be typed, every page is reachable, and every number has its file."""
 
 import importlib
-import importlib.util
 import json
 import re
 import shlex
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tyro
+from helpers import load_benchmark
 
 from cleanrl_cc.evaluate import Options
 from cleanrl_cc.runs import parse_args, read_csv
@@ -24,6 +24,7 @@ def commands() -> list[str]:
     docstrings = [path.read_text().split('"""')[1] for path in sorted(ROOT.glob("cleanrl_cc/*.py"))]
     lines = [line for text in blocks + docstrings for line in text.splitlines()]
     commands = [command.strip() for line in lines for command in line.split("#")[0].split("&&")]
+    commands = [re.sub(r"^torchrun( --\S+ \S+)* ", "python ", command) for command in commands]
     return sorted({command for command in commands if command.startswith("python ")})
 
 
@@ -32,6 +33,8 @@ def test_a_documented_command_parses(command, monkeypatch):
     _, script, *argv = shlex.split(command)
     assert (ROOT / script).is_file()
     if not script.startswith("cleanrl_cc/"):
+        module = load_benchmark(Path(script).stem)
+        assert not hasattr(module, "Options") or "-h" in argv or tyro.cli(module.Options, args=argv)
         return
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     if script.endswith("evaluate.py"):
@@ -59,7 +62,7 @@ def test_every_page_of_the_site_is_in_its_menu():
 
 
 def test_the_site_builds(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     for page in tmp_path.rglob("*.html"):

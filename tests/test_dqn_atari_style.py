@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
-from helpers import PIXELS, checkpoint, train
+from helpers import PIXELS, replay, train
 
 from cleanrl_cc import dqn_atari_style
-from cleanrl_cc.checkpoints import load_replay
 from cleanrl_cc.runs import read_csv
 
 BINS = {
@@ -24,7 +23,7 @@ BINS = {
 @pytest.mark.parametrize("changes, shape", BINS.values(), ids=BINS)
 def test_the_bins_of_each_dimension_are_stored(changes, shape, tmp_path):
     train("dqn_atari_style", tmp_path / "run", **changes)
-    actions = load_replay(tmp_path / "run" / checkpoint(tmp_path / "run")["replay"])["actions"]
+    actions = replay(tmp_path / "run")["actions"]
     assert (actions.shape[2], np.unique(actions).tolist()) == (shape[0], list(range(shape[1])))
 
 
@@ -43,7 +42,7 @@ def test_exploration_falls_from_all_actions_to_its_end(tmp_path, monkeypatch):
 def test_each_environment_explores_for_itself(tmp_path):
     fields = {"num_envs": 4, "epsilon_steps": 1, "epsilon_end": 0.5, "learning_starts": 0, "updates_per_step": 0.0, "bins": 101}
     train("dqn_atari_style", tmp_path / "run", total_timesteps=200, **fields)
-    actions = load_replay(tmp_path / "run" / checkpoint(tmp_path / "run")["replay"])["actions"][:, :, 0]
+    actions = replay(tmp_path / "run")["actions"][:, :, 0]
     assert len({tuple(column) for column in actions.T}) == 4
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from cleanrl_cc.envs import InputError, find_spec, make_env, make_vector_env, restore_envs, snapshot_envs
+from cleanrl_cc.envs import InputError, choose_gl_backend, find_spec, make_env, make_vector_env, restore_envs, snapshot_envs
 from cleanrl_cc.sac_drq import Args
 
 WALKER = "dm_control/walker-walk-v0"
@@ -249,6 +250,11 @@ def test_car_racing_native_has_three_axes_and_five_has_five_actions():
     assert reaching(five, 3) == 3
 
 
+def test_car_racing_is_registered_as_stock():
+    ours, stock = find_spec("CarRacing-v3"), gym.spec("CarRacing-v3")
+    assert (ours.max_episode_steps, ours.kwargs) == (stock.max_episode_steps, stock.kwargs)
+
+
 def test_lunar_lander_is_continuous_unless_native():
     assert make_env("LunarLander-v3").action_space == Box(-1, 1, (2,), np.float32)
     assert make_env("LunarLander-v3", action_set="native").action_space == Discrete(4)
@@ -461,11 +467,25 @@ def test_the_gl_backend_is_probed_once_and_told_to_workers():
     assert run_python(code, CLEANRL_CC_GL="osmesa", MUJOCO_GL="osmesa").stdout.strip() == "osmesa"  # a worker need not probe
 
 
+def test_egl_is_tried_before_osmesa_and_software_is_told(monkeypatch, capsys):
+    tried = []
+
+    def probe(command, env, **_):
+        tried.append(env["MUJOCO_GL"])
+        return SimpleNamespace(returncode=len(tried) < 2, stdout="llvmpipe (LLVM 15)\n")
+
+    monkeypatch.setattr("cleanrl_cc.envs.subprocess", SimpleNamespace(run=probe))
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.setenv("CLEANRL_CC_GL", "")
+    assert choose_gl_backend() == "osmesa" and tried == ["egl", "osmesa"]
+    assert "software rendering" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("env_id", ["Hopper-v5", WALKER])
 def test_without_opengl_pixels_are_refused_in_one_sentence(env_id):
     done = run_python(f"from cleanrl_cc.envs import make_env; make_env({env_id!r}, obs='pixels')", MUJOCO_GL="nonsense")
     assert done.returncode == 1
-    assert "off-screen OpenGL" in done.stderr
+    assert "off-screen OpenGL" in done.stderr and "libegl1" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -107,7 +107,7 @@ def test_sac_updates_equal_stable_baselines3(n_step, monkeypatch):
     model.actor.action_dist.epsilon = 0.0  # in log(1 - tanh² u + ε), which we compute without
     # Adam moves a weight by the learning rate even where its gradient is a rounding error; a larger epsilon ends that. Their critic loss
     # has a factor of 1/2 that Adam ignores, if epsilon has it too.
-    model.actor.optimizer.param_groups[0]["eps"] = agent.policy_optimizer.param_groups[0]["eps"] = 1e-5
+    model.actor.optimizer.param_groups[0]["eps"] = agent.actor_optimizer.param_groups[0]["eps"] = 1e-5
     model.critic.optimizer.param_groups[0]["eps"], agent.q_optimizer.param_groups[0]["eps"] = 1e-5, 2e-5
 
     generator = torch.Generator().manual_seed(2)
@@ -153,7 +153,7 @@ def test_deterministic_updates_equal_stable_baselines3(script, peer, to_weights,
         batch = make_batch(generator, GAMMA ** (torch.arange(BATCH_SIZE) % n_step + 1))
         before = {name: value.clone() for name, value in agent.state_dict().items()}
         noise = 2 * torch.randn(BATCH_SIZE, ACTION_DIM, generator=generator)  # some of it is clipped
-        monkeypatch.setattr(torch, "randn_like", lambda like, noise=noise: noise)
+        monkeypatch.setattr(torch, "randn_like", lambda like, noise=noise: noise.expand_as(like))
         monkeypatch.setattr(torch.Tensor, "normal_", lambda like, mean, std, noise=noise: like.copy_(std * noise))
         monkeypatch.setattr(model.replay_buffer, "sample", lambda batch_size, env, batch=batch: to_sb3(batch))
         model.train(gradient_steps=1, batch_size=BATCH_SIZE)

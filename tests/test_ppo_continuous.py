@@ -5,17 +5,16 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from helpers import checkpoint, train
+from helpers import checkpoint, replay, train
 
 from cleanrl_cc import ppo_continuous
-from cleanrl_cc.checkpoints import load_replay
 
 
 def test_what_comes_after_the_last_update_is_in_the_checkpoint(tmp_path):
     train("ppo_continuous", tmp_path / "run", total_timesteps=300)
     state = checkpoint(tmp_path / "run")
-    assert state["counters"]["num_updates"] == 2 * 4 * (300 // 32)
-    rows = load_replay(tmp_path / "run" / state["replay"])
+    assert state["num_updates"] == 2 * 4 * (300 // 32)
+    rows = replay(tmp_path / "run")
     assert 0 < len(rows["obs"]) == rows["num_added"] < 32
     assert rows["obs"].std() > 0 and np.abs(rows["actions"]).min() > 0
 
@@ -31,7 +30,7 @@ def test_the_learning_rate_follows_its_schedule(schedule, last, tmp_path):
 def test_an_update_ends_when_the_policy_has_moved_too_far(tmp_path):
     for name, target in (("far", 1e9), ("near", 1e-9)):
         train("ppo_continuous", tmp_path / name, total_timesteps=64, target_kl=target)
-    far, near = (checkpoint(tmp_path / name)["counters"]["num_updates"] for name in ("far", "near"))
+    far, near = (checkpoint(tmp_path / name)["num_updates"] for name in ("far", "near"))
     assert (far, near) == (2 * 2 * 4, 2 * 1 * 4)
 
 
@@ -74,7 +73,7 @@ def test_ignored_actions_teach_nothing():
 def test_actions_are_stored_as_they_were_sampled_with_their_own_probabilities(tmp_path):
     train("ppo_continuous", tmp_path / "run", total_timesteps=63, initial_log_std=1.0)
     state = checkpoint(tmp_path / "run")
-    rows = {name: torch.as_tensor(values) for name, values in load_replay(tmp_path / "run" / state["replay"]).items()}
+    rows = {name: torch.as_tensor(values) for name, values in replay(tmp_path / "run").items()}
     agent = ppo_continuous.Agent(ppo_continuous.Args(**state["args"]), Box(-9, 9, (3,)), Box(-1, 1, (1,)), torch.device("cpu"))
     agent.load_state_dict(state["agent"])  # the policy that played all 31 rows after the only update
     with torch.no_grad():
@@ -114,3 +113,21 @@ gym.register("FailingPendulum-v0", FailingPendulum)
 def test_an_error_in_a_worker_surfaces(tmp_path):
     with pytest.raises(RuntimeError, match="out of order"):
         train("ppo_continuous", tmp_path / "run", env_id="FailingPendulum-v0", num_envs=2)
+
+
+def test_rewards_are_divided_by_the_deviation_of_the_discounted_return(monkeypatch):
+    args = ppo_continuous.Args(num_envs=1, num_steps=8, num_minibatches=1, num_epochs=1, gamma=0.5, precision="fp32")
+    spaces, rng = (Box(-9, 9, (3,)), Box(-1, 1, (1,))), np.random.default_rng(1)
+    agent, buffer = ppo_continuous.Agent(args, *spaces, torch.device("cpu")), ppo_continuous.RolloutBuffer(args, *spaces)
+    rewards, returns, total, seen, advantages = rng.normal(0, 5, 8), [], 0.0, [], buffer.advantages
+    rewards[4] = 0  # of the step that resets
+    for row, reward in enumerate(rewards):
+        obs = rng.normal(size=(1, 3)).astype(np.float32)
+        buffer.add(obs, *agent.sample(obs), rewards[[row]], np.array([row == 3]), np.zeros(1, bool), final=np.array([row == 4]))
+        total = reward + args.gamma * total
+        returns += [total] if row != 4 else []
+        total *= row != 3
+    monkeypatch.setattr(buffer, "advantages", lambda rewards, values: seen.append(rewards.copy()) or advantages(rewards, values))
+    agent.update(buffer, obs, rng)
+    assert agent.return_statistics.var.item() == pytest.approx(np.var(returns), rel=1e-5)
+    assert seen[0][:, 0] == pytest.approx(rewards / np.std(returns), rel=1e-4)

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
-from helpers import checkpoint, train
+from helpers import checkpoint, parse, replay, train
 
 from cleanrl_cc import rainbow
-from cleanrl_cc.checkpoints import load_replay
 from cleanrl_cc.runs import read_csv
 
 SETS = {
@@ -28,8 +27,9 @@ def test_the_networks_have_what_the_components_need(components, tmp_path):
 
 def test_priorities_follow_the_errors(tmp_path):
     train("rainbow", tmp_path / "run", total_timesteps=400)
-    rows = load_replay(tmp_path / "run" / checkpoint(tmp_path / "run")["replay"])
-    assert len(np.unique(rows["priorities"])) > 10 and rows["max_priority"] == rows["priorities"].max() > 0
+    rows = replay(tmp_path / "run")
+    priorities = rows["tree"][len(rows["tree"]) // 2 :]
+    assert len(np.unique(priorities)) > 10 and rows["max_priority"] == priorities.max() > 0
 
 
 @pytest.mark.parametrize("components, expected", [(("noisy",), 0), ((), 0.2)])
@@ -69,3 +69,20 @@ def test_values_are_in_units_of_the_environment(components, action_space):
     obs = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     assert agent.value(obs) == pytest.approx(10 * agent.q_values(obs).max(axis=2).mean(axis=1))
     assert action_space.contains(agent.act(obs, deterministic=True)[0])
+
+
+@pytest.mark.parametrize(
+    "env_id, lowest, highest",
+    [("CartPole-v1", 0, 1), ("Acrobot-v1", -1, 0), ("dm_control/walker-walk-v0", 0, 1), ("dm_control/humanoid-walk-v0", 0, 1)],
+)
+def test_the_support_holds_the_discounted_return(env_id, lowest, highest):
+    args = parse("rainbow", ["--env-id", env_id])
+    most = args.reward_scale * args.action_repeat / (1 - args.gamma)
+    assert args.v_min <= most * lowest and most * highest <= args.v_max + 1e-6
+
+
+def test_importance_weights_grow(tmp_path, monkeypatch):
+    betas, sample = [], rainbow.ReplayBuffer.sample
+    monkeypatch.setattr(rainbow.ReplayBuffer, "sample", lambda *args: betas.append(args[-1]) or sample(*args))
+    train("rainbow", tmp_path / "run", total_timesteps=300, beta_steps=200)
+    assert betas[0] == pytest.approx(0.4 + 0.6 * 60 / 200) and betas[-1] == 1

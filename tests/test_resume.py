@@ -1,5 +1,6 @@
 """A run that was stopped goes on as if it had not been, bit for bit; and nothing that watches the training changes it."""
 
+import os
 import shlex
 import signal
 
@@ -19,6 +20,8 @@ from helpers import (
     survivors,
     train,
 )
+
+from cleanrl_cc.runs import Run, read_csv
 
 # Long enough that the process still trains when the signal arrives, which is sent as soon as there is a checkpoint.
 PROBLEMS = {
@@ -91,6 +94,50 @@ def test_a_process_killed_while_it_saves_leaves_a_matching_pair(script, tmp_path
     assert_same_training(tmp_path / "killed", tmp_path / "direct")
     names = {path.name for path in (tmp_path / "killed").iterdir()}
     assert names & {"replay-250.npz", "replay-300.npz", "last.pt.tmp", "replay-400.npz.tmp"} == set(), "leftovers fill the disk"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_process_that_ends_between_two_renames_leaves_a_matching_pair(script, renames, tmp_path, monkeypatch):
+    train(script, tmp_path / "run", total_timesteps=60)
+    replace, done = os.replace, []
+
+    def cut(source, target):
+        if target.name.startswith(("replay-", "last.pt")):
+            if len(done) == renames:
+                raise KeyboardInterrupt
+            done.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", cut)
+        resume(script, tmp_path / "run", total_timesteps=80)
+    resume(script, tmp_path / "run", total_timesteps=100)
+    train(script, tmp_path / "direct", total_timesteps=100)
+    assert_same_training(tmp_path / "run", tmp_path / "direct")
+
+
+def test_a_log_line_after_a_resume_has_the_losses_of_the_last_update(tmp_path):
+    train("ppo_continuous", tmp_path / "grown", total_timesteps=900, num_steps=600)
+    resume("ppo_continuous", tmp_path / "grown", total_timesteps=1100)
+    train("ppo_continuous", tmp_path / "direct", total_timesteps=1100, num_steps=600)
+    (grown,), (direct,) = (read_csv(tmp_path / name / "progress.csv") for name in ("grown", "direct"))
+    assert {key: value for key, value in grown.items() if "losses" in key} == {k: v for k, v in direct.items() if "losses" in k} != {}
+
+
+def test_a_signal_after_the_save_of_its_step_is_saved_with_the_next(tmp_path, monkeypatch):
+    save = Run.save
+
+    def signal_arrives_late(run, global_step, *rest):
+        save(run, global_step, *rest)
+        if global_step == 60:
+            run.stop_signal = signal.SIGTERM
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(Run, "save", signal_arrives_late)
+        train(SCRIPTS[0], tmp_path / "run", checkpoint_frequency=60)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert checkpoint(tmp_path / "run")["global_step"] == 61
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -10,12 +10,13 @@ import pty
 import re
 import resource
 import struct
+import sys
 import termios
 import time
 from dataclasses import asdict
 from itertools import pairwise
-from types import SimpleNamespace, UnionType
-from typing import Literal, get_args, get_origin, get_type_hints
+from types import SimpleNamespace
+from typing import get_type_hints
 
 import imageio.v2 as imageio
 import numpy as np
@@ -33,6 +34,7 @@ from helpers import (
     input_error,
     load_script,
     parse,
+    replay,
     resume,
     start,
     survivors,
@@ -41,7 +43,8 @@ from helpers import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanrl_cc import machine, runs
-from cleanrl_cc.checkpoints import load_checkpoint, load_replay
+from cleanrl_cc.checkpoints import load_checkpoint
+from cleanrl_cc.envs import make_env
 from cleanrl_cc.runs import crossed, read_csv
 
 # --- the folder ---
@@ -143,7 +146,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_last_good_checkpo
     assert state["global_step"] <= 150
     assert all(tensor.isfinite().all() for tensor in state["agent"].values())
     if state["replay"]:
-        assert np.isfinite(load_replay(tmp_path / "run" / state["replay"])["rewards"]).all()
+        assert np.isfinite(replay(tmp_path / "run")["rewards"]).all()
 
 
 @contextlib.contextmanager
@@ -226,6 +229,14 @@ def test_wandb_keeps_its_run_across_a_resume_and_gets_the_film(tmp_path, monkeyp
     assert len(list((folder / "wandb").rglob("*.mp4"))) == 2
 
 
+def test_wandb_is_given_our_steps_and_keeps_its_own(tmp_path, monkeypatch):
+    logged = []
+    tracker = SimpleNamespace(id="x", define_metric=lambda *_, **__: None, log=lambda *a, **k: logged.append((a, k)), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: tracker))
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=1000, track=True)
+    assert logged and all(not more and "global_step" in values for (values,), more in logged)  # its step may not go back, ours may
+
+
 # --- what it counts ---
 
 
@@ -239,8 +250,26 @@ def test_updates_per_transition_do_not_depend_on_num_envs(script, num_envs, upda
     ratio = {"updates_per_step": updates_per_step, "learning_starts": 60}
     train(script, tmp_path / "run", total_timesteps=120, num_envs=num_envs, patience=10, **ratio)
     state = checkpoint(tmp_path / "run")
-    assert state["counters"]["num_updates"] == len(draws) == int((state["global_step"] - 60) * updates_per_step)
+    assert state["num_updates"] == len(draws) == int((state["global_step"] - 60) * updates_per_step)
     assert float(read_csv(tmp_path / "run" / "evaluations.csv")[-1]["length_mean"]) == 200, "patience is for training only"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ends_are_stored_as_the_environment_told_them(script, tmp_path):
+    train(script, tmp_path / "run", env_id="conftest:CountingState-v0", total_timesteps=40, num_steps=200)  # PPO: no update empties it
+    rows = replay(tmp_path / "run")
+    env = make_env("conftest:CountingState-v0", seed=(1, 0))
+    env.reset()
+    ends = [env.step(np.zeros(2, np.float32))[2:4] for _ in rows["final"]]
+    assert np.array_equal(np.stack([rows["terminations"], rows["truncations"]], axis=-1)[:, 0], ends)
+    assert rows["terminations"].any() and (rows["truncations"] & ~rows["terminations"]).any()
+
+
+def test_episodes_of_several_environments_are_logged(tmp_path):
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=1002, num_envs=3, patience=100)
+    (row,) = read_csv(tmp_path / "run" / "progress.csv")
+    assert (row["charts/episodes"], float(row["charts/episodic_length"])) == ("9", 100)
+    assert math.isfinite(float(row["charts/episodic_return"]))
 
 
 @pytest.mark.parametrize("stride", [1, 3, 8, 70])
@@ -254,7 +283,7 @@ def test_a_period_is_met_at_the_first_step_after_it_whatever_the_stride(stride):
 def test_a_step_that_only_resets_is_not_counted(script, tmp_path):
     train(script, tmp_path / "run", total_timesteps=150, num_envs=2, patience=20)
     state = checkpoint(tmp_path / "run")
-    final = load_replay(tmp_path / "run" / state["replay"])["final"]
+    final = replay(tmp_path / "run")["final"]
     assert final.sum() == 2 * 3  # episodes of 20 steps; the last reset is still due
     assert final.size - final.sum() == state["global_step"]
 
@@ -321,29 +350,19 @@ def test_scripts_share_run_fields_and_rulers(name):
     assert rulers == ["arguments", "replay buffer", "networks", "agent", "training"]
 
 
-def fits(value, kind) -> bool:
-    if isinstance(kind, UnionType):
-        return any(fits(value, choice) for choice in get_args(kind))
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return type(value) is tuple and all(fits(item, get_args(kind)[0]) for item in value)
-    return type(value) is kind
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_defaults_and_presets_have_exactly_their_types(script):
     module = load_script(script)
     kinds = get_type_hints(module.Args)
     for key, changes in {"": {}, **module.PRESETS}.items():
         for name, value in vars(module.Args(**changes)).items():
-            assert fits(value, kinds[name]), f"{key} {name}: {value!r} is no {kinds[name]}"
+            assert runs.fits(value, kinds[name]), f"{key} {name}: {value!r} is no {kinds[name]}"
 
 
 OFF_POLICY = ("sac_drq", "td3", "ddpg", "dqn_atari_style", "rainbow")
 SHARED = {name: OFF_POLICY for name in ("Encoder", "ReplayBuffer.size", "ReplayBuffer._stacks", "ReplayBuffer._gather")}
 SHARED |= {name: OFF_POLICY[:3] for name in ("Batch", "ReplayBuffer", "trunk", "Agent.random_shift")}
-SHARED |= {name: OFF_POLICY[:4] for name in ("ReplayBuffer.arrays", "ReplayBuffer.load_arrays")}
+SHARED |= {"ReplayBuffer.arrays": OFF_POLICY[:4]}
 
 
 def definition(script: str, name: str) -> str:
@@ -379,19 +398,19 @@ def test_no_script_is_longer_than_500_lines(name):
 # --- memory ---
 
 
-@pytest.mark.parametrize(
-    "limit, usage, stat, cache",
-    [
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-    ],
-    ids=["v2", "v1"],
-)
-def test_free_memory_is_what_the_container_leaves(limit, usage, stat, cache, tmp_path, monkeypatch):
-    for name, text in {limit: "5000\n", usage: "3000\n", stat: f"anon 1\n{cache} 500\n"}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+@pytest.mark.parametrize("folder", ["", "slurm/job_7", "slurm"], ids=["container", "job", "above the job"])
+@pytest.mark.parametrize("version", ["v2", "v1"])
+def test_free_memory_is_what_the_cgroup_leaves(version, folder, tmp_path):
+    line, root, names = {
+        "v2": ("0::/slurm/job_7", "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")),
+        "v1": ("4:memory:/slurm/job_7", "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    }[version]
+    limit, usage, cache = names
+    texts = {f"{root}/{folder}/{limit}": "5000\n", f"{root}/{folder}/{usage}": "3000\n"}
+    texts |= {f"{root}/{folder}/memory.stat": f"anon 1\n{cache} 500\n", "proc/self/cgroup": f"1:cpu:/\n{line}\n"}
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(machine, "Path", lambda _: tmp_path)
-    assert machine.free_memory() == 5000 - 3000 + 500
-    (tmp_path / limit).write_text("max\n" if limit == "memory.max" else f"{2**63 - 4096}\n")
-    assert machine.free_memory() > 2500
+    assert machine.free_memory(tmp_path) == 5000 - 3000 + 500
+    (tmp_path / root / folder / limit).write_text("max\n" if version == "v2" else f"{2**63 - 4096}\n")
+    assert machine.free_memory(tmp_path) > 2500

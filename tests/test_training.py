@@ -7,9 +7,8 @@ import pytest
 import torch
 import torch._inductor.config
 from gymnasium.spaces import Box
-from helpers import PIXELS, SCRIPTS, checkpoint, command_line, flags, load_script, parse, start, train
+from helpers import PIXELS, ROOT, SCRIPTS, checkpoint, command_line, flags, load_script, parse, replay, start, train
 
-from cleanrl_cc.checkpoints import load_replay
 from cleanrl_cc.runs import read_csv
 
 VECTOR = {"total_timesteps": 1100}
@@ -46,14 +45,14 @@ def untrained(script, folder, **changes) -> dict:
 def test_it_learns_from_what_it_did(script, changes, tmp_path):
     mean_return = train(script, tmp_path / "run", **changes)
     state = checkpoint(tmp_path / "run")
-    assert state["counters"]["num_updates"] > 20
+    assert state["num_updates"] > 20
     before = untrained(script, tmp_path / "untrained", **changes)
     still = [name for name in before if torch.equal(before[name], state["agent"][name]) and "num_batches" not in name]
     assert still == (["ou_noise"] if script == "ddpg" and "batch_norm" not in changes else [])  # by default its noise has no memory
     assert math.isfinite(mean_return) and mean_return == float(read_csv(tmp_path / "run" / "evaluations.csv")[-1]["return_mean"])
     if script == "ppo_continuous":  # it keeps no replay
         return
-    rows = load_replay(tmp_path / "run" / state["replay"])
+    rows = replay(tmp_path / "run")
     assert len(rows["frames"]) >= min(state["global_step"], parse(script, flags(changes)).buffer_size)
     assert rows["frames"].std() > 0 and rows["actions"].std() > 0
 
@@ -76,6 +75,16 @@ def test_the_command_line_does_the_same(script, problem, tmp_path):
     train(script, tmp_path / "call", **changes)
     a, b = (checkpoint(tmp_path / name)["agent"] for name in ("command", "call"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_module_where_the_command_is_typed_is_found(num_envs, tmp_path):
+    lines = ["import gymnasium as gym", "gym.register('Mine-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=200)"]
+    (tmp_path / "my_module.py").write_text("\n".join(lines))
+    words = command_line(SCRIPTS[0], tmp_path / "run", env_id="my_module:Mine-v0", total_timesteps=60, num_envs=num_envs)
+    process = start(SCRIPTS[0], words, cwd=tmp_path, python_path=ROOT)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -101,7 +110,7 @@ def test_bf16_trains_close_to_fp32(script, problem, tmp_path):
     fp32, bf16 = (checkpoint(tmp_path / precision)["agent"] for precision in ("fp32", "bf16"))
     assert all(tensor.dtype != torch.bfloat16 for tensor in bf16.values())
     assert any(not torch.equal(fp32[name], bf16[name]) for name in fp32)
-    moved = state["counters"]["num_updates"] * state["args"]["learning_rate"]  # at most, by Adam, whatever the gradient's size
+    moved = state["num_updates"] * state["args"]["learning_rate"]  # at most, by Adam, whatever the gradient's size
     for name in (name for name in fp32 if "statistics" not in name):
         torch.testing.assert_close(bf16[name], fp32[name], atol=2 * moved, rtol=0)
 
@@ -120,7 +129,7 @@ def test_without_a_compiler_a_run_goes_on_without_compiling(script, tmp_path, mo
     train(script, tmp_path / "run", total_timesteps=80, compile=True)
     assert "--compile" in capsys.readouterr().err
     state = checkpoint(tmp_path / "run")
-    assert state["counters"]["num_updates"] > 2 and not state["args"]["compile"]
+    assert state["num_updates"] > 2 and not state["args"]["compile"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -131,7 +140,7 @@ def test_compiled_updates_equal_eager_ones(script, tmp_path):
         for compiled in (False, True):
             train(script, tmp_path / str(compiled), total_timesteps=80, compile=compiled, **changes)
     eager, compiled = (checkpoint(tmp_path / name) for name in ("False", "True"))
-    assert compiled["counters"]["num_updates"] == eager["counters"]["num_updates"] >= 3
+    assert compiled["num_updates"] == eager["num_updates"] >= 3
     assert compiled["agent"].keys() == eager["agent"].keys()
     for name, tensor in eager["agent"].items():
         torch.testing.assert_close(compiled["agent"][name], tensor, atol=1e-5, rtol=1e-4)
