@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rainbow without one of its components each, with all, and with none, which is DQN; on a task of minutes.
+# Rainbow with all of its components, without one of them each, DQN, and DQN with Rainbow's n-step; on a task of minutes.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -10,7 +10,8 @@ flags=(--obs state --total-timesteps 20000 --batch-size 128 --hidden-dim 256 --l
 commands() {
   for seed in $SEEDS; do
     run ablation-rainbow rainbow "$env" "$seed" "${flags[@]}"
-    run ablation-dqn dqn_atari_style "$env" "$seed" "${flags[@]}"
+    run ablation-dqn dqn_atari_style "$env" "$seed" "${flags[@]}" --n-step 1
+    run ablation-dqn-n-step dqn_atari_style "$env" "$seed" "${flags[@]}"
     for left_out in $components; do
       run "ablation-no-$left_out" rainbow "$env" "$seed" "${flags[@]}" --components ${components/$left_out/}
     done

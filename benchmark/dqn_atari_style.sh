@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# DQN: CarRacing from pixels; two tasks of the DeepMind Control Suite from state.
+# DQN: CarRacing and walker-walk from pixels; two tasks of the DeepMind Control Suite from state.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 commands() {
   for seed in $SEEDS; do
     run dqn_atari_style dqn_atari_style CarRacing-v3 "$seed"
+    run dqn_atari_style-pixels dqn_atari_style dm_control/walker-walk-v0 "$seed"
     for env in dm_control/walker-walk-v0 dm_control/cheetah-run-v0; do
-      run dqn_atari_style dqn_atari_style "$env" "$seed" --obs state
+      run dqn_atari_style dqn_atari_style "$env" "$seed" --obs state --total-timesteps 250000 --eval-frequency 25000 # 500,000 frames
     done
   done
 }

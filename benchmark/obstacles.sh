@@ -7,9 +7,8 @@ commands() {
   for seed in $SEEDS; do
     for walker in Ball Ant; do
       for obstacles in Static Moving; do
-        for script in ppo_continuous sac_drq; do
-          run "$script" "$script" "cleanrl_cc/Corridor$obstacles-$walker-v0" "$seed"
-        done
+        run ppo_continuous ppo_continuous "cleanrl_cc/Corridor$obstacles-$walker-v0" "$seed"
+        run sac_drq sac_drq "cleanrl_cc/Corridor$obstacles-$walker-v0" "$seed" --total-timesteps 50000
       done
     done
   done

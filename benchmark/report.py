@@ -5,12 +5,14 @@
 The same files give the same bytes (curves: with the same matplotlib). Cells that a benchmark script lists and no result fills are marked.
 """
 
+import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import matplotlib
@@ -18,8 +20,9 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from cleanrl_cc.runs import read_csv
+from cleanrl_cc.runs import preset_args, read_csv
 
+NOT_IN_COMMAND = {"env_id", "seed", "device", "precision", "runs_dir", "run_name", "resume", "capture_video", "track"}
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {
     "ppo_continuous": "PPO",
@@ -32,7 +35,7 @@ TITLES = {
 INTRODUCTION = """# Benchmarks
 
 Written by `python benchmark/report.py` from the files in `benchmark/results`. Every run there keeps its arguments, its commands, its
-machine and its evaluations.
+machine and its evaluations. The commands at the end give a run's arguments with the presets of today, whatever they were when it ran.
 
 How to read the tables:
 
@@ -213,15 +216,31 @@ def write_report(options: Options):
         for name, runs in cells.items():
             machines = sorted({describe(run) for run in runs})
             page += [f"{title(name)} on {table}, seed {runs[0]['args']['seed']}; {'; '.join(machines)}:\n"]
-            page += [f"```bash\n{runs[0]['commands'][0]}\n```\n"]
+            page += [f"```bash\n{command(runs[0])}\n```\n"]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "benchmarks.md").write_text("\n".join(page).rstrip("\n") + "\n")
+
+
+def command(run: dict) -> str:
+    """What gives these arguments with the presets of today, which may not be those of the run."""
+    script, args = importlib.import_module(f"cleanrl_cc.{run['algorithm']}"), run["args"]
+    today = asdict(preset_args(script.Args, script.PRESETS, args["env_id"]))
+    words = ["--env-id", args["env_id"], "--seed", str(args["seed"])]
+    for name, value in (asdict(script.Args()) | args).items():
+        value, flag = tuple(value) if isinstance(value, list) else value, name.replace("_", "-")
+        if name in NOT_IN_COMMAND or name not in today or value == today[name]:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(["python", f"cleanrl_cc/{run['algorithm']}.py", *words])
 
 
 def describe(run: dict) -> str:
     machine, versions = run["machine"], run["versions"]
     where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores"
-    return f"{where}, {run['args']['precision']}, torch {versions['torch']}"
+    return f"{where}, {run['args']['precision']}, torch {versions['torch']}" + (f". {run['note']}" if "note" in run else "")
 
 
 if __name__ == "__main__":

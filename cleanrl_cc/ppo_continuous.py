@@ -10,7 +10,7 @@ stops paying once the new policy is far from the one that played; advantages tha
 
 Differs from the paper:
 - A time limit is no termination: the value of the true final observation stands for the rewards it cut off.
-- Observations and rewards are normalised by the agent's own statistics, which change after an update only: all ratios see one scale.
+- Observations and rewards are normalised by the agent's own statistics; observations' change after an update only: ratios see one scale.
 - Advantages are normalised per minibatch, gradients are clipped, weights start orthogonal; actor and critic share the encoder of pixels.
 """
 
