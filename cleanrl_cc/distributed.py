@@ -22,8 +22,12 @@ def size() -> int:
 
 
 def launcher() -> str:
-    """What started this process."""
-    return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}" if dist.is_torchelastic_launched() else "python"
+    """What started this process, and starts it again; where machines meet (HOST:PORT) may have changed."""
+    if not dist.is_torchelastic_launched():
+        return "python"
+    processes, machines = os.environ["LOCAL_WORLD_SIZE"], int(os.environ["GROUP_WORLD_SIZE"])
+    several = f" --nnodes {machines} --rdzv-backend c10d --rdzv-endpoint HOST:PORT" if machines > 1 else ""
+    return f"torchrun --nproc-per-node {processes}{several}"
 
 
 def take_rank(args):

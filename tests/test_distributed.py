@@ -13,6 +13,7 @@ from gymnasium.spaces import Box
 from helpers import ROOT, assert_same, assert_same_runs, checkpoint, command_line, flags, input_error, resume, stop
 
 from cleanrl_cc import ppo_continuous
+from cleanrl_cc.distributed import launcher
 
 SPACES = Box(-9, 9, (3,)), Box(-1, 1, (2,))
 NUM_STEPS, NUM_ENVS = 12, 4
@@ -63,6 +64,13 @@ def start(words: list[str]) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "200"}  # on a busy machine 30 seconds are short
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, start_new_session=True, cwd=ROOT, **pipes)
+
+
+def test_the_command_that_goes_on_has_all_machines(monkeypatch):
+    assert launcher() == "python"
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert launcher() == "torchrun --nproc-per-node 4 --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT"
 
 
 def test_two_stopped_processes_go_on_bit_for_bit(tmp_path):
