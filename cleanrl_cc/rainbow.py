@@ -143,7 +143,8 @@ PRESETS = {
     | {"epsilon_steps": 8_000, "epsilon_end": 0.04, "beta_steps": 50_000, "v_min": 0.0, "v_max": 100.0},
     "LunarLander-v3": ZOO | {"action_set": "native", "v_min": -200.0, "v_max": 200.0},
     "Acrobot-v1": ZOO | {"v_min": -100.0, "v_max": 0.0},
-    "CarRacing-v3": {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
+    # Five actions: 852 after 30,000 steps, two axes of three bins 774
+    "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
     | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "reward_scale": 0.05, "v_min": -5.0}
     | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 25.0},
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}

@@ -17,7 +17,11 @@ MORE = {
     "ddpg": {"batch norm and OU noise": VECTOR | {"batch_norm": True, "exploration_noise_type": "ou"}},
     "dqn_atari_style": {"discrete": {"env_id": "CartPole-v1", "total_timesteps": 400}, "two axes": PIXELS | {"action_set": "auto"}},
     "ppo_continuous": {"beta": VECTOR | {"action_distribution": "beta"}},
-    "rainbow": {"discrete": {"env_id": "CartPole-v1", "total_timesteps": 400}, "no components": VECTOR | {"components": ()}},
+    "rainbow": {
+        "discrete": {"env_id": "CartPole-v1", "total_timesteps": 400},
+        "two axes": PIXELS | {"action_set": "auto"},
+        "no components": VECTOR | {"components": ()},
+    },
 }
 CASES = [
     pytest.param(script, changes, id=f"{problem}-{script}")
