@@ -7,9 +7,8 @@ commands() {
   for seed in $SEEDS; do
     run dqn_atari_style dqn_atari_style CarRacing-v3 "$seed"
     run dqn_atari_style-pixels dqn_atari_style dm_control/walker-walk-v0 "$seed"
-    for env in dm_control/walker-walk-v0 dm_control/cheetah-run-v0; do
-      run dqn_atari_style dqn_atari_style "$env" "$seed" --obs state --total-timesteps 250000 --eval-frequency 25000 # 500,000 frames
-    done
+    run dqn_atari_style dqn_atari_style dm_control/walker-walk-v0 "$seed" --obs state --total-timesteps 250000 --eval-frequency 25000
+    run dqn_atari_style dqn_atari_style dm_control/cheetah-run-v0 "$seed" --obs state --total-timesteps 450000 --eval-frequency 25000
   done
 }
 launch commands "$@"

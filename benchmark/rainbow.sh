@@ -6,9 +6,8 @@ source "$(dirname "$0")/common.sh"
 commands() {
   for seed in $SEEDS; do
     run rainbow rainbow CarRacing-v3 "$seed"
-    for env in dm_control/walker-walk-v0 dm_control/cheetah-run-v0; do
-      run rainbow rainbow "$env" "$seed" --obs state --total-timesteps 250000 --eval-frequency 25000 # 500,000 frames
-    done
+    run rainbow rainbow dm_control/walker-walk-v0 "$seed" --obs state --total-timesteps 250000 --eval-frequency 25000
+    run rainbow rainbow dm_control/cheetah-run-v0 "$seed" --obs state --total-timesteps 450000 --eval-frequency 25000
   done
 }
 launch commands "$@"

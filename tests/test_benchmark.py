@@ -207,9 +207,17 @@ def test_the_report_means_over_seeds(tmp_path):
     for seed, values in returns.items():
         folder = tmp_path / "results" / "ablation-x" / "My-v0" / f"seed-{seed}"
         folder.mkdir(parents=True)
-        args = {"env_id": "My-v0", "obs": "auto", "seed": seed, "total_timesteps": 3000, "precision": "fp32"}
+        args = {
+            "env_id": "My-v0",
+            "obs": "auto",
+            "seed": seed,
+            "total_timesteps": 3000,
+            "precision": "fp32",
+            "random_shift": False,
+            "runs_dir": "/r",
+        }
         machine = {"processor": "P", "cores": 2, "threads": 1, "gpu": None}
-        description = {"args": args, "commands": ["python x.py"], "machine": machine, "versions": {"torch": "2"}}
+        description = {"algorithm": "sac_drq", "args": args, "commands": ["as typed"], "machine": machine, "versions": {"torch": "2"}}
         (folder / "args.json").write_text(json.dumps(description))
         rows = [f"{1000 * (i + 1)},{360 * (i + 1)},{value},1" for i, value in enumerate(values)]
         (folder / "evaluations.csv").write_text("\n".join(["global_step,seconds,return_mean,return_std", *rows]) + "\n")
@@ -217,6 +225,7 @@ def test_the_report_means_over_seeds(tmp_path):
     report = load_benchmark("report")
     report.write_report(report.Options(results=tmp_path / "results", out=tmp_path / "docs"))
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert "python cleanrl_cc/sac_drq.py --env-id My-v0 --seed 1 --total-timesteps 3000 --no-random-shift\n" in page
     table = page.split("## Ablation: My-v0 from state")[1].split("## ")[0]
     assert "| x | 3 | 3,000 | 150 [50, 250] | 200 [100, 300] | 7.0 [7.0, 7.0] (20 episodes) | - | 0.3 |" in table
     assert "| CarRacing-v3 from pixels | DQN, PPO, Rainbow, SAC, TD3 |" in page.split("## Not yet run")[1]

@@ -53,10 +53,11 @@ def test_a_trace_ends_with_the_value_of_a_time_limit_and_realised_returns_go_on_
     trace = []
     play_episode(make_env("Pendulum-v1"), agent, seed=1, trace=trace)
     assert len(trace) == 201 and trace[-1] == (7.0, 0.0)
-    # Rewards of 1, gamma 0.5, then a value of 2: every realised return is 2.
-    steady = np.array([[3.0, 1.0]] * 10 + [[2.0, 0.0]])
-    rising = np.array([[2.0, 1.0]] * 10 + [[2.0, 0.0]])
-    assert analyze_value([steady, rising], 0.5, tmp_path / "value.png")["value_bias"] == pytest.approx(0.5)
+    # Gamma is 0.5: with rewards of 1 and then a value of 2 every realised return is 2, with rewards of 2 and a value of 4 it is 4.
+    too_high = np.array([[3.0, 1.0]] * 10 + [[2.0, 0.0]])
+    right = np.array([[4.0, 2.0]] * 10 + [[4.0, 0.0]])
+    analysis = analyze_value([too_high, right], 0.5, tmp_path / "value.png")
+    assert (analysis["value_bias"], analysis["value_correlation"]) == pytest.approx((0.5, 1.0))
 
 
 @pytest.mark.parametrize(
