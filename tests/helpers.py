@@ -181,8 +181,7 @@ def assert_same_training(a: Path, b: Path):
     """Weights, optimizers, random generators, environments, counts, metrics and replay are equal in two run folders."""
     for key in ("agent", "optimizers", "random", "envs", "num_updates", "metrics", "replay", "global_step"):
         assert_same(checkpoint(a)[key], checkpoint(b)[key], key)
-    if checkpoint(a)["replay"]:
-        assert_same(replay(a), replay(b), "replay arrays")
+    assert_same(replay(a), replay(b), "replay arrays")
 
 
 def assert_same_runs(a: Path, b: Path):

@@ -202,6 +202,11 @@ def test_the_report_rebuilt_is_the_one_committed(tmp_path):
             assert curve.read_bytes() == old, f"run benchmark/report.py: {curve.name} differs"
 
 
+def test_of_a_flag_given_twice_the_last_counts():
+    assert load_benchmark("launch").flag("python a.py --total-timesteps 20000 --seed 1 --total-timesteps 500", "--total-timesteps") == "500"
+    assert load_benchmark("launch").flag("python a.py --seed", "--seed") is None
+
+
 def test_the_report_means_over_seeds(tmp_path):
     returns = {1: [0, 100, 50], 2: [10, 200, 150], 3: [20, 300, 250]}
     for seed, values in returns.items():

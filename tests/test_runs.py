@@ -145,8 +145,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_last_good_checkpo
     state = checkpoint(tmp_path / "run")
     assert state["global_step"] <= 150
     assert all(tensor.isfinite().all() for tensor in state["agent"].values())
-    if state["replay"]:
-        assert np.isfinite(replay(tmp_path / "run")["rewards"]).all()
+    assert np.isfinite(replay(tmp_path / "run")["rewards"]).all()
 
 
 @contextlib.contextmanager
@@ -235,6 +234,13 @@ def test_wandb_is_given_our_steps_and_keeps_its_own(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: tracker))
     train(SCRIPTS[0], tmp_path / "run", total_timesteps=1000, track=True)
     assert logged and all(not more and "global_step" in values for (values,), more in logged)  # its step may not go back, ours may
+
+
+def test_a_policy_that_is_not_finite_is_not_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setattr(BrokenReward, "steps", 0)
+    changes = {"env_id": "BrokenReward-v0", "total_timesteps": 400, "eval_frequency": 300, "updates_per_step": 1.0}  # no line of progress
+    assert "not finite" in input_error(train, SCRIPTS[0], tmp_path / "run", **changes)
+    assert not (tmp_path / "run" / "best.pt").exists() and not (tmp_path / "run" / "evaluations.csv").exists()
 
 
 # --- what it counts ---
