@@ -61,9 +61,8 @@ def finished(request, tmp_path_factory):
 def test_a_run_folder_holds_everything(finished):
     folder, _ = finished
     names = {re.sub(r"(tfevents|replay-).*?(\.npz)?$", r"\1\2", name) for name in contents(folder)}
-    expected = {"args.json", "events.out.tfevents", "progress.csv", "evaluations.csv", "last.pt", "best.pt"}
-    replay = {"replay-.npz"} if checkpoint(folder)["replay"] else set()
-    assert names == expected | replay | {"videos/step-00001000.mp4", "videos/step-00001050.mp4"}
+    expected = {"args.json", "events.out.tfevents", "progress.csv", "evaluations.csv", "last.pt", "best.pt", "replay-.npz"}
+    assert names == expected | {"videos/step-00001000.mp4", "videos/step-00001050.mp4"}
 
 
 def test_args_json_repeats_the_run(finished):
