@@ -20,11 +20,12 @@ from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
+MAX_BYTES = 8e6  # of a policy in fp32; a larger one is stored in fp16
 HEAD = """# Trained policies
 
-Written by `python benchmark/zoo.py`. Each file holds the weights of one policy, in fp32, and what rebuilds it; loading it runs no code.
-The score is that of the deterministic policy over episodes that its training never played; it was chosen among checkpoints, and among
-seeds where there were several, by the training's own evaluations.
+Written by `python benchmark/zoo.py`. Each file holds the weights of one policy, in fp32 (in fp16 where that exceeds 8 MB), and what
+rebuilds it; loading it runs no code. The score is that of the deterministic policy over episodes that its training never played; it was
+chosen among checkpoints, and among seeds where there were several, by the training's own evaluations.
 
 ```bash
 python cleanrl_cc/evaluate.py {example} --episodes 5 --save-video
@@ -55,10 +56,12 @@ def training_score(checkpoint: dict) -> float:
 def policy(checkpoint: dict) -> dict:
     """What evaluate.py needs of a checkpoint. A target network, which does not act, is stored as its online twin: once."""
     weights = checkpoint["agent"]
-    weights = {name: weights.get(name.replace("_target.", "."), weight) for name, weight in weights.items()}
+    online = {name: name.replace("q_target.", "q_network.").replace("_target.", ".") for name in weights}
+    if sum(weights[name].nbytes for name in set(online.values())) > MAX_BYTES:
+        weights = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
     args = checkpoint["args"] | {"runs_dir": "runs", "run_name": None, "resume": None, "device": "cpu", "compile": False}
     kept = {name: checkpoint[name] for name in ("algorithm", "recipe", "global_step")}
-    return kept | {"args": args, "agent": weights}
+    return kept | {"args": args, "agent": {name: weights[online[name]] for name in weights}}
 
 
 def export(checkpoint: dict, options: Options):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT, TINY, flags, having, load_benchmark, survivors, train
 
 from cleanrl_cc.checkpoints import load_checkpoint
@@ -233,7 +234,7 @@ def test_the_report_means_over_seeds(tmp_path):
     assert "python cleanrl_cc/sac_drq.py --env-id My-v0 --seed 1 --total-timesteps 3000 --no-random-shift\n" in page
     table = page.split("## Ablation: My-v0 from state")[1].split("## ")[0]
     assert "| x | 3 | 3,000 | 150 [50, 250] | 200 [100, 300] | 7.0 [7.0, 7.0] (20 episodes) | - | 0.3 |" in table
-    assert "| CarRacing-v3 from pixels | DQN, PPO, Rainbow, SAC, TD3 |" in page.split("## Not yet run")[1]
+    assert "| LunarLander-v3 from state | DDPG, PPO, SAC, TD3 |" in page.split("## Not yet run")[1]
 
 
 def test_an_interval_covers_what_it_should():
@@ -280,6 +281,25 @@ def test_a_run_is_collected_and_its_exported_policy_scores_the_same(tmp_path):
     score = evaluate(Options(checkpoint=str(tmp_path / "zoo" / "sac_drq-LunarLander-v3.pt"), episodes=2, device="cpu"))
     assert score["episodes"] == scores[f"episodes-{best['global_step']}.json"]["episodes"]
     assert f"| {score['return_mean']:,.1f} |" in (tmp_path / "zoo.md").read_text()
+
+
+@pytest.mark.parametrize("script", ["td3", "dqn_atari_style", "rainbow"])
+def test_an_exported_policy_has_no_target_network_of_its_own_and_half_precision_where_it_is_large(script, monkeypatch, tmp_path):
+    zoo, folder = load_benchmark("zoo"), tmp_path / "run"
+    env_id = "LunarLander-v3" if script == "td3" else "CartPole-v1"
+    train(script, folder, env_id=env_id, eval_frequency=150, runs_dir=tmp_path)
+    checkpoint = load_checkpoint(folder / "best.pt")
+    options = zoo.Options(episodes=1, zoo=tmp_path / "zoo", table=tmp_path / "zoo.md")
+    for most in (8e6, 0):
+        monkeypatch.setattr(zoo, "MAX_BYTES", most)
+        zoo.export(checkpoint, options)
+        (file,) = options.zoo.glob("*.pt")
+        weights = load_checkpoint(file)["agent"]
+        assert set(weights) == set(checkpoint["agent"])
+        twins = {name for name in weights if "_target." in name}
+        online = {weight.data_ptr() for name, weight in weights.items() if name not in twins}
+        assert twins and {weights[name].data_ptr() for name in twins} <= online
+        assert {weight.dtype for weight in weights.values()} == {torch.float32 if most else torch.float16}
 
 
 def test_the_zoo_is_small_and_its_table_is_generated(tmp_path):

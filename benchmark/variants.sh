@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# What the presets were chosen against: two axes where five actions drive better, a constant learning rate, another PPO.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+# Tianshou's hyperparameters, examples/mujoco/mujoco_ppo.py, with 8 environments of 256 steps
+tianshou=(--num-steps 256 --gamma 0.99 --gae-lambda 0.95 --num-epochs 10 --num-minibatches 32 --clip-coef 0.2 --ent-coef 0 --vf-coef 0.25)
+tianshou+=(--max-grad-norm 0.5 --learning-rate 3e-4 --learning-rate-schedule linear --initial-log-std -0.5 --hidden-dim 64 --activation tanh)
+
+commands() {
+  for seed in $SEEDS; do
+    run dqn_atari_style-axes dqn_atari_style CarRacing-v3 "$seed" --action-set auto
+    run rainbow-axes rainbow CarRacing-v3 "$seed" --action-set auto
+    run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" --learning-rate-schedule constant
+    run ppo_continuous-tianshou ppo_continuous HalfCheetah-v5 "$seed" "${tianshou[@]}"
+  done
+}
+launch commands "$@"
