@@ -409,6 +409,22 @@ def test_a_snapshot_restores_environments_bit_for_bit(env_id, fields, num_steps,
     check_snapshot(env_id, fields, num_steps, moment, num_envs)
 
 
+def test_a_single_core_plays_in_this_process_what_workers_play(monkeypatch):
+    args, played = Args(env_id="LunarLander-v3", num_envs=3, seed=3), []
+    for cores in (2, 1):
+        monkeypatch.setattr("cleanrl_cc.envs.usable_cores", lambda cores=cores: cores)
+        envs = make_vector_env(args)
+        assert isinstance(envs, gym.vector.SyncVectorEnv) == (cores == 1)
+        envs.action_space.seed(4)
+        envs.reset()
+        steps = [envs.step(envs.action_space.sample()) for _ in range(150)]
+        returns = [infos["episode"]["r"][infos["_episode"]] for *_, infos in steps if "_episode" in infos]
+        played.append([np.concatenate(returns), *(array for step in steps for array in step[:4])])
+        envs.close()
+    assert len(played[0][0]) >= 2
+    assert_identical(*played)
+
+
 def test_replaying_an_episode_draws_only_what_the_stack_still_shows(monkeypatch):
     args = Args(env_id="CarRacing-v3", frame_stack=3, patience=0)
     envs, resumed = make_vector_env(args), make_vector_env(args)
