@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What the presets were chosen against: two axes where five actions drive better, a constant learning rate, another PPO.
+# What the presets were chosen against: two axes where five actions drive better; a constant learning rate, smaller images, fewer updates;
+# another PPO.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -12,6 +13,8 @@ commands() {
     run dqn_atari_style-axes dqn_atari_style CarRacing-v3 "$seed" --action-set auto
     run rainbow-axes rainbow CarRacing-v3 "$seed" --action-set auto
     run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" --learning-rate-schedule constant
+    run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" --image-size 64 --total-timesteps 200000 --buffer-size 200000
+    run sac_drq-fewer-updates sac_drq CarRacing-v3 "$seed" --updates-per-step 0.2 --total-timesteps 240000 --buffer-size 240000
     run ppo_continuous-tianshou ppo_continuous HalfCheetah-v5 "$seed" "${tianshou[@]}"
   done
 }
