@@ -3,10 +3,12 @@
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
+pixels=(--total-timesteps 250000 --image-size 64 --batch-size 128 --encoder-channels 16) # a CPU's share of the preset
+
 commands() {
   for seed in $SEEDS; do
     run dqn_atari_style dqn_atari_style CarRacing-v3 "$seed"
-    run dqn_atari_style-pixels dqn_atari_style dm_control/walker-walk-v0 "$seed"
+    run dqn_atari_style-pixels dqn_atari_style dm_control/walker-walk-v0 "$seed" "${pixels[@]}"
     run dqn_atari_style dqn_atari_style dm_control/walker-walk-v0 "$seed" --obs state --total-timesteps 250000 --eval-frequency 25000
     run dqn_atari_style dqn_atari_style dm_control/cheetah-run-v0 "$seed" --obs state --total-timesteps 450000 --eval-frequency 25000
   done
