@@ -45,8 +45,8 @@ TASKS = {
     "td3": MLP | {"title": "TD3, HalfCheetah-v5, batch 256, 256x256", "script": "td3", "ours": EVERY_STEP, "peer": "TD3"},
     "ddpg": MLP | {"title": "DDPG, HalfCheetah-v5, batch 256, 256x256", "script": "ddpg", "ours": EVERY_STEP, "peer": "DDPG"},
     "ppo": MLP
-    | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs", "script": "ppo_continuous", "peer": "PPO"}
-    | {"ours": ROLLOUT | {"num_minibatches": 32}, "theirs": PEER_ROLLOUT | {"batch_size": 64}}
+    | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs, 64x64", "script": "ppo_continuous", "peer": "PPO"}
+    | {"ours": ROLLOUT | {"num_minibatches": 32, "hidden_dim": 64, "activation": "tanh"}, "theirs": PEER_ROLLOUT | {"batch_size": 64}}
     | TWO_ROLLOUTS,
     # "preset" has half the channels in its convolutions.
     "sac-pixels": CNN
