@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, flags, having, load_benchmark, survivors, train
+from helpers import ROOT, TINY, flags, having, load_benchmark, load_script, survivors, train
 
 from cleanrl_cc.checkpoints import load_checkpoint
 from cleanrl_cc.envs import InputError
 from cleanrl_cc.evaluate import Options, evaluate
-from cleanrl_cc.runs import read_csv
+from cleanrl_cc.runs import preset_args, read_csv
 
 LONG = 6000  # steps of a run that is stopped at its first checkpoint, at step 1000
 RESULTS = ROOT / "benchmark" / "results"
@@ -186,6 +186,15 @@ def test_a_ray_cluster_of_two_nodes_runs_reports_and_stops(tmp_path, monkeypatch
     assert "1 finished, 1 failed, 3 stopped" in output
     assert sorted(tmp_path.glob("long-*-My-v0-seed-1")) == sorted(running)
     assert [path.read_text() for path in running] == ["saved", "saved"]
+
+
+def test_speed_is_measured_with_networks_of_the_peers_width():
+    for name, task in load_benchmark("speed").TASKS.items():
+        if task["policy"] == "MlpPolicy":
+            script = load_script(task["script"])
+            preset = preset_args(script.Args, script.PRESETS, task["script_env"])
+            peer_width = 64 if task["peer"] == "PPO" else 256  # Stable-Baselines3's and SBX's own
+            assert task["ours"].get("hidden_dim", preset.hidden_dim) == peer_width, name
 
 
 # --- report.py, collect.py, zoo.py ---
