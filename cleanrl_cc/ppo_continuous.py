@@ -43,7 +43,7 @@ class Args:
     total_timesteps: int = 1_000_000
     """environment transitions the agent chooses an action for, summed over parallel environments"""
     num_envs: int = 1
-    """parallel environments, each in its own process when more than one"""
+    """parallel environments, spread over a process per core"""
     obs: Literal["auto", "pixels", "state"] = "auto"
     """what the agent sees; auto: pixels where the environment emits images, else state"""
     action_set: Literal["auto", "native", "five"] = "auto"
