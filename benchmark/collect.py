@@ -4,8 +4,8 @@
     python benchmark/collect.py runs/td3 --episodes 100
 
 That is args.json, evaluations.csv, progress.csv and, with --episodes, the scores of best.pt and last.pt over episodes that the training
-never played. <name> is the script's, or the first part of a run name like ablation-no-per/LunarLander-v3/seed-1. Paths of this
-machine are left out.
+never played. <name> is --name, the first part of a run name like ablation-no-per/LunarLander-v3/seed-1, or the script's. Paths of
+this machine are left out.
 """
 
 import json
@@ -30,6 +30,8 @@ class Options:
     """run folders, or folders with run folders anywhere below"""
     episodes: int = 0
     """score best.pt and last.pt over so many episodes; 0: do not"""
+    name: str | None = None
+    """of a variant, like td3-no-delay; None: the script's, or that in the run name"""
     results: Path = ROOT / "benchmark" / "results"
     """where the copies go"""
 
@@ -45,16 +47,16 @@ def without_machine_paths(text: str) -> str:
     return re.sub(r"""(?<=["'\s=])/[^\s"']+""", cut, text)
 
 
-def destination(description: dict) -> Path:
+def destination(description: dict, name: str | None = None) -> Path:
     args, parts = description["args"], (description["args"]["run_name"] or "").split("/")
-    name = parts[0] if len(parts) == 3 else description["algorithm"]
+    name = name or (parts[0] if len(parts) == 3 else description["algorithm"])
     return Path(name, re.sub("[/:]", "-", args["env_id"]), f"seed-{args['seed']}")
 
 
 def collect(run: Path, options: Options) -> Path:
     """Copies one run; returns where to."""
     text = (run / "args.json").read_text()
-    target = options.results / destination(json.loads(text))
+    target = options.results / destination(json.loads(text), options.name)
     target.mkdir(parents=True, exist_ok=True)
     (target / "args.json").write_text(without_machine_paths(text))
     for name in ("evaluations.csv", "progress.csv"):

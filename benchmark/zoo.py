@@ -1,10 +1,11 @@
-"""Exports trained policies to zoo/<script>-<environment>.pt, scores them, and writes the table docs/zoo.md.
+"""Exports trained policies to zoo/<script>-<environment>[-pixels].pt, scores them, and writes the table docs/zoo.md.
 
     python benchmark/zoo.py runs/sac_drq/CarRacing-v3/*
     python benchmark/zoo.py                                # only the table
 
-Of several runs of one script on one environment the policy with the best evaluation is exported: weights and what rebuilds agent and
-environment, as plain data, for evaluate.py. Its score over unseen episodes goes beside it, as .json.
+Of several runs of one script on one environment, from the state or with --obs pixels, the policy with the best evaluation is
+exported: weights and what rebuilds agent and environment, as plain data, for evaluate.py. Its score over unseen episodes goes beside
+it, as .json.
 """
 
 import json
@@ -64,9 +65,14 @@ def policy(checkpoint: dict) -> dict:
     return kept | {"args": args, "agent": {name: weights[online[name]] for name in weights}}
 
 
+def cell(checkpoint: dict) -> str:
+    """What there is one policy of."""
+    recipe = checkpoint["recipe"]
+    return f"{checkpoint['algorithm']}-{re.sub('[/:]', '-', recipe['env_id'])}{'-pixels' * (recipe['obs'] == 'pixels')}"
+
+
 def export(checkpoint: dict, options: Options):
-    env_id = checkpoint["recipe"]["env_id"]
-    file = options.zoo / f"{checkpoint['algorithm']}-{re.sub('[/:]', '-', env_id)}.pt"
+    file = options.zoo / f"{cell(checkpoint)}.pt"
     options.zoo.mkdir(parents=True, exist_ok=True)
     with atomic_file(file) as stream:
         torch.save(policy(checkpoint), stream)
@@ -91,9 +97,9 @@ def main():
     best = {}
     for path in options.checkpoints:
         checkpoint = load_checkpoint(path / "best.pt" if path.is_dir() else path)
-        cell = checkpoint["algorithm"], checkpoint["recipe"]["env_id"]
-        if cell not in best or training_score(checkpoint) > training_score(best[cell]):
-            best[cell] = checkpoint
+        name = cell(checkpoint)
+        if name not in best or training_score(checkpoint) > training_score(best[name]):
+            best[name] = checkpoint
     for checkpoint in best.values():
         export(checkpoint, options)
     write_table(options)

@@ -67,7 +67,7 @@ def moments(rows: Tensor) -> tuple[int | Tensor, Tensor, Tensor]:
 def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sample standard deviation of the values (B,) of all processes."""
     if size() == 1:
-        return values.mean(), values.std()
+        return torch.std_mean(values)[::-1]
     count, mean, var = moments(values)
     return mean, (var * count / (count - 1)).sqrt()
 

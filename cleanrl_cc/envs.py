@@ -136,7 +136,7 @@ def recipe(args) -> dict:
 
 
 def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
-    """`args.num_envs` training environments in NEXT_STEP autoreset mode: in a process per core, in this one if that is one.
+    """`args.num_envs` training environments in NEXT_STEP autoreset mode, spread over a process per core; this process is one of them.
 
     Observations are (N, ...), rewards, terminations and truncations (N,). After the last step of an episode comes its final
     observation; the next step ignores its action and brings the first observation of the next episode.
@@ -146,12 +146,8 @@ def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
     """
     make = partial(make_env, **recipe(args), patience=args.patience)
     env_fns = [partial(make, seed=(args.seed, index)) for index in range(args.num_envs)]
-    num_processes = min(args.num_envs, usable_cores())
-    if num_processes == 1:
-        envs = gym.vector.SyncVectorEnv(env_fns)
-    else:
-        start_method = "forkserver" if args.obs == "pixels" and is_mujoco(args.env_id) else None
-        envs = GroupedVectorEnv(env_fns, num_processes, start_method)
+    start_method = "forkserver" if args.obs == "pixels" and is_mujoco(args.env_id) else None
+    envs = GroupedVectorEnv(env_fns, min(args.num_envs, usable_cores()), start_method)
     if continuous and not isinstance(envs.single_action_space, Box):
         envs.close()
         raise InputError(f"{args.env_id} has discrete actions here and this algorithm needs continuous ones: use dqn_atari_style.py.")

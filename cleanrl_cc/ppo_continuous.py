@@ -326,7 +326,8 @@ class Agent(nn.Module):
         self.obs_statistics = RunningStatistics(*obs_space.shape) if args.normalize and not self.pixels else None
         self.return_statistics = RunningStatistics()
         self.to(device)
-        self.optimizer = optim.Adam(self.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+        self.parameter_list = list(self.parameters())  # listed once, not at every update
+        self.optimizer = optim.Adam(self.parameter_list, lr=args.learning_rate, eps=1e-5, fused=True)
         self.optimizers = {"ppo": self.optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.num_updates = 0
@@ -420,7 +421,7 @@ class Agent(nn.Module):
         self.optimizer.zero_grad()
         (policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy).backward()
         average_gradients(self, len(obs))
-        nn.utils.clip_grad_norm_(self.parameters(), self.args.max_grad_norm)
+        nn.utils.clip_grad_norm_(self.parameter_list, self.args.max_grad_norm)
         self.optimizer.step()
         return policy_loss.detach(), value_loss.detach(), entropy.detach(), log_ratio.detach()
 

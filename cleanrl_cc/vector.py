@@ -1,6 +1,7 @@
 """Parallel environments in as many processes as there are processor cores, several environments in each.
 
-One process per environment costs more in messages than cheap environments take to step.
+One process per environment costs more in messages than cheap environments take to step. The training process plays a share itself,
+where it would only wait.
 """
 
 import contextlib
@@ -22,62 +23,61 @@ def usable_cores() -> int:
 
 
 class GroupedVectorEnv(gym.vector.VectorEnv):
-    """N environments that reset themselves in the step after an episode's end, in `num_groups` processes.
+    """N environments that reset themselves in the step after an episode's end, in this process and `num_processes - 1` others.
 
-    What comes back does not depend on the number of processes. Of infos only `episode` is sent, of the environments that have it.
+    What comes back does not depend on the number of processes. Of infos there is only `episode`, of the environments that have it.
 
     Args:
-        env_fns: make the environments; the first one is also called here, to know the spaces.
-        num_groups: processes.
+        env_fns: make the environments.
+        num_processes: 1 to N; this one has the first environments.
         start_method: "forkserver" where OpenGL is in use, which does not survive a fork; None: Python decides.
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
 
-    def __init__(self, env_fns: list[Callable[[], gym.Env]], num_groups: int, start_method: str | None = None):
+    def __init__(self, env_fns: list[Callable[[], gym.Env]], num_processes: int, start_method: str | None = None):
         self.pipes, self.processes, self.num_envs = [], [], len(env_fns)
-        env = env_fns[0]()
-        self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
-        env.close()
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        own, *others = np.array_split(np.arange(self.num_envs), num_processes)
+        self.envs = [env_fns[index]() for index in own]
+        obs_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
+        self.single_observation_space, self.single_action_space = obs_space, action_space
+        self.observation_space, self.action_space = batch_space(obs_space, self.num_envs), batch_space(action_space, self.num_envs)
         context = multiprocessing.get_context(start_method)
-        shared = context.RawArray("b", int(self.observation_space.dtype.itemsize * np.prod(self.observation_space.shape)))
-        self.observations = self._view(shared)
-        self.groups = np.array_split(np.arange(self.num_envs), num_groups)
-        for group in self.groups:
+        fields = [("obs", obs_space.dtype, obs_space.shape), ("action", action_space.dtype, action_space.shape)]
+        fields += [("reward", float), ("terminated", bool), ("truncated", bool)]
+        row = np.dtype(fields, align=True)
+        memory = context.RawArray("b", self.num_envs * row.itemsize)
+        self.rows = np.frombuffer(memory, row)  # (N,), of which each process writes its own
+        for group in others:
             ours, theirs = context.Pipe()
-            arguments = (theirs, ours, [env_fns[index] for index in group], shared, self.observation_space, group)
+            arguments = (theirs, ours, [env_fns[index] for index in group], memory, row, group[0])
             self.processes.append(context.Process(target=_work, args=arguments, daemon=True))
             self.processes[-1].start()
             theirs.close()
             self.pipes.append(ours)
         weakref.finalize(self, _kill, self.processes)  # where nobody calls `close`; workers ignore SIGTERM
 
-    def _view(self, shared) -> np.ndarray:
-        return np.frombuffer(shared, self.observation_space.dtype).reshape(self.observation_space.shape)
-
     def reset(self, *, seed=None, options=None):
-        self._ask("reset", [()] * len(self.groups))
-        return self.observations.copy(), {}
+        self._ask("reset")
+        return self.rows["obs"].copy(), {}
 
     def step(self, actions):
-        results = self._ask("step", [(actions[group],) for group in self.groups])
-        rewards, terminations, truncations, episodes = zip(*results, strict=True)
+        self.rows["action"] = actions
         infos = {}
-        for index, episode in enumerate(episodes):
-            infos = self._add_info(infos, episode, index)
-        return self.observations.copy(), np.array(rewards), np.array(terminations), np.array(truncations), infos
+        for index, episode in enumerate(self._ask("step")):
+            if episode:
+                infos = self._add_info(infos, {"episode": episode}, index)
+        return *(self.rows[name].copy() for name in ("obs", "reward", "terminated", "truncated")), infos
 
     def call(self, name: str, *args) -> tuple:
         """The results of each environment's method `name`."""
-        return self._ask("call", [(name, *args)] * len(self.groups))
+        return self._ask("call", name, *args)
 
-    def _ask(self, command: str, arguments: list[tuple]) -> tuple:
-        """One message to each process, and the answers of all environments in their order."""
-        for pipe, values in zip(self.pipes, arguments, strict=True):
-            pipe.send((command, *values))
-        answers = [pipe.recv() for pipe in self.pipes]
+    def _ask(self, *message) -> tuple:
+        """The answers of all environments, in their order: those of this process play while the others do."""
+        for pipe in self.pipes:
+            pipe.send(message)
+        answers = [_answer(self.envs, self.rows, *message), *(pipe.recv() for pipe in self.pipes)]
         for answer in answers:
             if isinstance(answer, str):
                 raise RuntimeError(f"An environment failed:\n{answer}")
@@ -85,7 +85,10 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
 
     def close_extras(self, **kwargs):
         for pipe in self.pipes:
-            pipe.close()  # what its worker waits for
+            with contextlib.suppress(OSError):  # a worker whose environment failed is gone
+                pipe.send(None)
+        for env in self.envs:
+            env.close()
         for process in self.processes:
             process.join()
 
@@ -95,29 +98,35 @@ def _kill(processes: list):
         process.kill()
 
 
-def _work(pipe, other_end, env_fns: list, shared, space: gym.spaces.Box, group: np.ndarray):
+def _answer(envs: list, rows: np.ndarray, command: str, *arguments) -> list:
+    """What each of `envs` says to a command: to a step, which it leaves in its row, the ended episode or None."""
+    answers = []
+    for env, row in zip(envs, rows, strict=False):
+        if command == "step":
+            row["obs"], row["reward"], row["terminated"], row["truncated"], info = env.step(row["action"].copy())
+            answers.append(info.get("episode"))
+        elif command == "reset":
+            row["obs"], _ = env.reset()
+        else:
+            name, *args = arguments
+            answers.append(env.get_wrapper_attr(name)(*args))
+    return answers
+
+
+def _work(pipe, other_end, env_fns: list, memory, row: np.dtype, first: int):
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole process group: the parent decides when to stop
         signal.signal(number, signal.SIG_IGN)
     other_end.close()  # else this worker would not notice that the parent is gone
-    observations = np.frombuffer(shared, space.dtype).reshape(space.shape)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    rows = np.frombuffer(memory, row)[first:]
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         try:
             envs = [make() for make in env_fns]
-            while True:
-                command, *arguments = pipe.recv()
-                answers = []
-                for place, (env, index) in enumerate(zip(envs, group, strict=True)):
-                    if command == "step":
-                        observations[index], *answer, info = env.step(arguments[0][place])
-                        answers.append((*answer, {key: info[key] for key in ("episode",) if key in info}))
-                    elif command == "reset":
-                        observations[index], _ = env.reset()
-                    else:
-                        name, *args = arguments
-                        answers.append(env.get_wrapper_attr(name)(*args))
-                pipe.send(answers)
-        except EOFError:
+            while message := pipe.recv():
+                pipe.send(_answer(envs, rows, *message))
             for env in envs:
                 env.close()
+        except EOFError:
+            raise
         except BaseException:
             pipe.send(traceback.format_exc())
+            pipe.recv()  # so that the parent, which may be about to send, comes to read it

@@ -280,6 +280,8 @@ def test_a_run_is_collected_and_its_exported_policy_scores_the_same(tmp_path):
     best = load_checkpoint(folder / "best.pt")
     scores = {path.name: json.loads(path.read_text()) for path in target.glob("episodes-*.json")}
     assert set(scores) == {f"episodes-{best['global_step']}.json", "episodes-300.json"}
+    variant = collect.collect(folder, collect.Options((folder,), name="sac_drq-b", results=tmp_path / "results"))
+    assert variant == tmp_path / "results" / "sac_drq-b" / "LunarLander-v3" / "seed-7"
 
     options = zoo.Options(episodes=2, zoo=tmp_path / "zoo", table=tmp_path / "zoo.md")
     zoo.export(best, options)
@@ -309,6 +311,12 @@ def test_an_exported_policy_has_no_target_network_of_its_own_and_half_precision_
         online = {weight.data_ptr() for name, weight in weights.items() if name not in twins}
         assert twins and {weights[name].data_ptr() for name in twins} <= online
         assert {weight.dtype for weight in weights.values()} == {torch.float32 if most else torch.float16}
+
+
+def test_policies_from_pixels_and_from_the_state_do_not_share_a_file():
+    zoo, recipe = load_benchmark("zoo"), {"env_id": "dm_control/walker-walk-v0"}
+    cells = [zoo.cell({"algorithm": "td3", "recipe": recipe | {"obs": obs}}) for obs in ("auto", "state", "pixels")]
+    assert cells == ["td3-dm_control-walker-walk-v0"] * 2 + ["td3-dm_control-walker-walk-v0-pixels"]
 
 
 def test_the_zoo_is_small_and_its_table_is_generated(tmp_path):

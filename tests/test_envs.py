@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from cleanrl_cc.envs import InputError, choose_gl_backend, find_spec, make_env, make_vector_env, restore_envs, snapshot_envs
 from cleanrl_cc.sac_drq import Args
+from cleanrl_cc.vector import GroupedVectorEnv
 
 WALKER = "dm_control/walker-walk-v0"
 
@@ -409,20 +411,47 @@ def test_a_snapshot_restores_environments_bit_for_bit(env_id, fields, num_steps,
     check_snapshot(env_id, fields, num_steps, moment, num_envs)
 
 
-def test_a_single_core_plays_in_this_process_what_workers_play(monkeypatch):
-    args, played = Args(env_id="LunarLander-v3", num_envs=3, seed=3), []
-    for cores in (2, 1):
+@pytest.mark.parametrize("action_set", ["auto", "native"])  # continuous and discrete actions
+def test_any_number_of_processes_plays_what_gymnasium_plays(monkeypatch, action_set):
+    args, played = Args(env_id="LunarLander-v3", num_envs=3, seed=3, action_set=action_set), []
+    make = partial(make_env, args.env_id, action_set=action_set)
+    vectors = [gym.vector.SyncVectorEnv([partial(make, seed=(3, index)) for index in range(3)])]
+    for cores in (1, 2, 3):
         monkeypatch.setattr("cleanrl_cc.envs.usable_cores", lambda cores=cores: cores)
-        envs = make_vector_env(args)
-        assert isinstance(envs, gym.vector.SyncVectorEnv) == (cores == 1)
+        vectors.append(make_vector_env(args))
+        assert len(vectors[-1].processes) == cores - 1
+    for envs in vectors:
         envs.action_space.seed(4)
-        envs.reset()
+        first, _ = envs.reset()
         steps = [envs.step(envs.action_space.sample()) for _ in range(150)]
-        returns = [infos["episode"]["r"][infos["_episode"]] for *_, infos in steps if "_episode" in infos]
-        played.append([np.concatenate(returns), *(array for step in steps for array in step[:4])])
+        ended = [np.flatnonzero(infos.get("_episode", [])) for *_, infos in steps]
+        returns = [infos["episode"]["r"][indices] for (*_, infos), indices in zip(steps, ended, strict=True) if len(indices)]
+        played.append([first, *(array for step in steps for array in step[:4]), *ended, *returns])
         envs.close()
-    assert len(played[0][0]) >= 2
-    assert_identical(*played)
+    assert sum(map(len, ended)) >= 2
+    for others in played[1:]:
+        assert_identical(played[0], others)
+
+
+@pytest.mark.parametrize("fault", [{"rewards": ()}, {"no_such_field": 1}])  # in a step; in the making
+def test_the_fault_of_an_environment_in_a_worker_is_told_and_ends_it(fault):
+    envs = GroupedVectorEnv([make_stub, lambda: make_stub(**fault)], 2)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError|no_such_field"):
+        envs.reset()
+        envs.step(np.zeros((2, 1), np.float32))
+    envs.close()
+    assert not envs.processes[0].is_alive()
+
+
+def test_what_came_back_earlier_does_not_change_in_the_next_step():
+    envs = make_vector_env(Args(env_id="LunarLander-v3", num_envs=2, seed=3))
+    first, _ = envs.reset()
+    arrays = [first, *envs.step(envs.action_space.sample())[:4]]
+    copies = [array.copy() for array in arrays]
+    for _ in range(20):
+        envs.step(envs.action_space.sample())
+    assert_identical(arrays, copies)
+    envs.close()
 
 
 def test_replaying_an_episode_draws_only_what_the_stack_still_shows(monkeypatch):

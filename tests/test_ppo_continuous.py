@@ -1,6 +1,5 @@
-"""What ppo_continuous.py does and others do not: rollouts, statistics, schedules, workers."""
+"""What ppo_continuous.py does and others do not: rollouts, statistics, schedules."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -91,28 +90,6 @@ def test_episodes_without_any_reward_end_no_run():
         obs, resets = rng.normal(size=(1, 3)).astype(np.float32), np.array([row % 2 == 1])
         buffer.add(obs, *agent.sample(obs), np.zeros(1), ~resets, np.zeros(1, bool), final=resets)
     assert all(np.isfinite(float(value)) for value in agent.update(buffer, obs, rng).values())
-
-
-class FailingPendulum(gym.Wrapper):
-    """Fails in its fifth step."""
-
-    def __init__(self, render_mode=None):
-        super().__init__(gym.make("Pendulum-v1"))
-        self.count = 0
-
-    def step(self, action):
-        self.count += 1
-        if self.count == 5:
-            raise ValueError("out of order")
-        return super().step(action)
-
-
-gym.register("FailingPendulum-v0", FailingPendulum)
-
-
-def test_an_error_in_a_worker_surfaces(tmp_path):
-    with pytest.raises(RuntimeError, match="out of order"):
-        train("ppo_continuous", tmp_path / "run", env_id="FailingPendulum-v0", num_envs=2)
 
 
 def test_rewards_are_divided_by_the_deviation_of_the_discounted_return(monkeypatch):
