@@ -111,6 +111,8 @@ def make_env(
     if obs == "state" and emits_images:
         raise InputError(f"{env_id} emits images and has no state observation: use --obs pixels or --obs auto.")
 
+    if hasattr(env.unwrapped, "mujoco_renderer"):
+        follow(env.unwrapped.mujoco_renderer)
     if is_dm_control:  # shimmy 2.0.1 writes 1000 times the rate, into a dict that all its environments share
         env.metadata = env.unwrapped.metadata = env.metadata | {"render_fps": round(1 / env.unwrapped.dt)}
     if is_car and action_set == "auto":
@@ -245,11 +247,19 @@ def frame_source(env: gym.Env, emits_images: bool, size: int):
 
         camera = base.mujoco_renderer.default_cam_config
         renderer = MujocoRenderer(base.model, base.data, camera, width=size, height=size)
+        follow(renderer)
         renderer.render("rgb_array")  # creates the scene
         for flag in (mjtRndFlag.mjRND_SHADOW, mjtRndFlag.mjRND_REFLECTION):
             renderer.viewer.scn.flags[flag] = 0
         return lambda obs: renderer.render("rgb_array"), renderer.close
     return lambda obs: env.render(), lambda: None
+
+
+def follow(renderer):
+    """Gymnasium 1.4's free camera stays where it is and robots run out of the picture: the model's own, `track`, goes with them."""
+    from mujoco import mj_name2id, mjtObj
+
+    renderer.camera_id = mj_name2id(renderer.model, mjtObj.mjOBJ_CAMERA, "track")  # -1, the free camera, where there is none
 
 
 # Tiles of the road are (102, 102, 102) once visited and up to 107 before: 2 % of the range, and all there is to see of where

@@ -303,6 +303,20 @@ def test_dm_control_truncates_after_1000_steps():
     assert not np.any(ends[:-1])
 
 
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Walker2d-v5", "Hopper-v5", "Ant-v5", "Humanoid-v5", "HalfCheetah-v4"])
+def test_the_camera_follows_who_runs(env_id, obs):
+    env, pictures = make_env(env_id, obs=obs, frame_stack=1, grayscale=False, render_mode="rgb_array"), []
+    env.reset(seed=1)
+    for distance in (0, 24):  # a multiple of the period of the floor
+        base = env.unwrapped
+        base.set_state(base.init_qpos + distance * np.eye(base.model.nq)[0], base.init_qvel)
+        image = env.render() if obs == "state" else env.step(np.zeros(env.action_space.shape, np.float32))[0].transpose(1, 2, 0)
+        pictures.append(image.astype(int))
+    brown = [np.sum(picture[..., 0] - picture[..., 2] > 25) for picture in pictures]  # the floor is green, blue or gray
+    assert brown[0] > 20 and 0.5 < brown[1] / brown[0] < 2
+
+
 def test_dm_control_videos_have_the_speed_of_the_simulation():
     walker = make_env(WALKER, render_mode="rgb_array")
     cartpole = make_env("dm_control/cartpole-swingup-v0")
