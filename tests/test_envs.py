@@ -562,7 +562,7 @@ def test_mujoco_pixels_have_no_shadows():
     env = make_env("Hopper-v5", obs="pixels", grayscale=False, frame_stack=1)
     obs, _ = env.reset(seed=1)
     base = env.unwrapped
-    renderer = MujocoRenderer(base.model, base.data, base.mujoco_renderer.default_cam_config, width=84, height=84)
+    renderer = MujocoRenderer(base.model, base.data, width=84, height=84, camera_name="track")
     shadowed = renderer.render("rgb_array")
     for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
         renderer.viewer.scn.flags[flag] = 0
