@@ -38,6 +38,9 @@ PEER_EVERY_STEP = REPLAY | {"batch_size": 256, "train_freq": 1, "gradient_steps"
 ROLLOUT = {"num_envs": 8, "num_steps": 256, "num_epochs": 10, "action_repeat": 1, "patience": 0}
 PEER_ROLLOUT = {"n_steps": 256, "n_epochs": 10}
 TWO_ROLLOUTS = {"first": 2048 + 200, "steps": 3 * 2048 + 200 - WARMUP}
+PPO_PIXELS = CNN | {"script": "ppo_continuous", "peer": "PPO", "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3")} | TWO_ROLLOUTS
+PPO_PIXELS |= {"ours": ROLLOUT | {"num_minibatches": 8, "num_epochs": 4, "encoder_channels": 32, "feature_dim": 512}}
+PPO_PIXELS |= {"theirs": PEER_ROLLOUT | {"batch_size": 256, "n_epochs": 4}}
 DQN = REPLAY | {"batch_size": 32, "updates_per_step": 1.0, "n_step": 1, "action_repeat": 1, "patience": 0, "encoder_channels": 32}
 PEER_DQN = REPLAY | {"batch_size": 32, "train_freq": 1, "gradient_steps": 1}
 TASKS = {
@@ -46,17 +49,17 @@ TASKS = {
     "ddpg": MLP | {"title": "DDPG, HalfCheetah-v5, batch 256, 256x256", "script": "ddpg", "ours": EVERY_STEP, "peer": "DDPG"},
     "ppo": MLP
     | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs, 64x64", "script": "ppo_continuous", "peer": "PPO"}
+    | {"contenders": ("cleanrl_cc", "cleanrl_cc-compile", "sb3", "sbx")}
     | {"ours": ROLLOUT | {"num_minibatches": 32, "hidden_dim": 64, "activation": "tanh"}, "theirs": PEER_ROLLOUT | {"batch_size": 64}}
     | TWO_ROLLOUTS,
-    # "preset" has half the channels in its convolutions.
+    # "preset" has half the channels in its convolutions, "compile" above has --compile.
     "sac-pixels": CNN
     | {"title": "SAC, CarRacing-v3, batch 256, one frame a step", "script": "sac_drq", "peer": "SAC"}
     | {"ours": EVERY_STEP | {"encoder_channels": 32}, "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3")},
-    "ppo-pixels": CNN
-    | {"title": "PPO, CarRacing-v3, 8 environments, batch 256, 4 epochs, one frame a step", "script": "ppo_continuous", "peer": "PPO"}
-    | {"ours": ROLLOUT | {"num_minibatches": 8, "num_epochs": 4, "encoder_channels": 32, "feature_dim": 512}}
-    | {"theirs": PEER_ROLLOUT | {"batch_size": 256, "n_epochs": 4}, "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3")}
-    | TWO_ROLLOUTS,
+    "ppo-pixels": PPO_PIXELS | {"title": "PPO, CarRacing-v3, 8 environments, batch 256, 4 epochs, one frame a step"},
+    "ppo-pixels-repeat": PPO_PIXELS
+    | {"title": "PPO, CarRacing-v3, 8 environments, batch 256, 4 epochs, four frames a step"}
+    | {"ours": PPO_PIXELS["ours"] | {"action_repeat": 4}, "frame_skip": 4},
     "dqn-pixels": CNN
     | {"title": "DQN, CarRacing-v3, five actions, batch 32, one frame a step", "script": "dqn_atari_style", "peer": "DQN"}
     | {"ours": DQN | {"action_set": "five"}, "theirs": PEER_DQN, "env_kwargs": {"continuous": False}, "steps": 200},
@@ -89,7 +92,7 @@ def measure_ours(task: dict, contender: str, threads: int, options: Options) -> 
 
     script = importlib.import_module(f"cleanrl_cc.{task['script']}")
     args = runs.preset_args(script.Args, script.PRESETS, task["script_env"])
-    run = {"num_threads": threads, "precision": options.precision, "device": options.device}
+    run = {"num_threads": threads, "precision": options.precision, "device": options.device, "compile": contender == "cleanrl_cc-compile"}
     run |= {"total_timesteps": WARMUP + task["steps"], "eval_frequency": 0, "checkpoint_frequency": 0, "eval_episodes": 1}
     for name, value in (task["ours"] | run).items():
         if not (name in ("encoder_channels", "feature_dim") and contender == "cleanrl_cc-preset"):
@@ -111,6 +114,7 @@ def measure_ours(task: dict, contender: str, threads: int, options: Options) -> 
 
 def measure_peer(task: dict, contender: str, threads: int, options: Options) -> float:
     import torch
+    from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
 
@@ -124,15 +128,18 @@ def measure_peer(task: dict, contender: str, threads: int, options: Options) -> 
             return True
 
     device = {} if contender == "sbx" else {"device": options.device}
-    env = make_vec_env(task["script_env"], n_envs=task["ours"].get("num_envs", 1), env_kwargs=task.get("env_kwargs"))
+    skip = {"wrapper_class": MaxAndSkipEnv, "wrapper_kwargs": {"skip": task["frame_skip"]}} if "frame_skip" in task else {}
+    num_envs = task["ours"].get("num_envs", 1)
+    env = make_vec_env(task["script_env"], n_envs=num_envs, env_kwargs=task.get("env_kwargs"), **skip)
     model = getattr(library, task["peer"])(task["policy"], env, **task.get("theirs", PEER_EVERY_STEP) | device)
     model.learn(WARMUP + task["steps"], callback=Clock())
     return steps_per_second(clock, task)
 
 
 def steps_per_second(clock: list[tuple[int, float]], task: dict) -> float:
-    """From (step, seconds) pairs; the first updates, which choose their kernels, do not count."""
-    measured = [(step, seconds) for step, seconds in clock if step >= task.get("first", WARMUP + task["steps"] // 10)]
+    """From (step, seconds) pairs; the first updates, which choose their kernels, do not count, nor what a peer plays past the last step."""
+    first, last = task.get("first", WARMUP + task["steps"] // 10), WARMUP + task["steps"]
+    measured = [(step, seconds) for step, seconds in clock if first <= step <= last]
     return (measured[-1][0] - measured[0][0]) / (measured[-1][1] - measured[0][1])
 
 

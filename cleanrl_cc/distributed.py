@@ -72,14 +72,11 @@ def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (var * count / (count - 1)).sqrt()
 
 
-def average_gradients(module: nn.Module, num_rows: int):
-    """Turns gradients of a mean over the `num_rows` rows of this process into those of the mean over the rows of all."""
+def average_gradients(gradient: Tensor, num_rows: int):
+    """Turns the gradient (number of weights,) of a mean over the `num_rows` rows of this process into that of the mean over all rows."""
     if size() > 1:
-        gradients = [parameter.grad for parameter in module.parameters()]
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), gradients[0].new_ones(1)]) * num_rows
-        *sums, count = all_sum(flat).split([*(gradient.numel() for gradient in gradients), 1])
-        for gradient, total in zip(gradients, sums, strict=True):
-            gradient.copy_((total / count).view_as(gradient))
+        total = all_sum(torch.cat([gradient, gradient.new_ones(1)]) * num_rows)  # its last element counts the rows
+        gradient.copy_(total[:-1] / total[-1])
 
 
 @torch.compiler.disable

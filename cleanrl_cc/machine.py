@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from torch import nn
 
 from cleanrl_cc.envs import InputError, require
 
@@ -36,7 +37,8 @@ def start_torch(args, pixels: bool) -> torch.device:
     if args.compile and shutil.which(compiler) is None:
         print(f"Warning: --compile finds no C++ compiler ({compiler}, or what CXX names): updates are not compiled.", file=sys.stderr)
         args.compile = False
-    torch.set_float32_matmul_precision("medium")
+    # TF32 on a GPU. On a CPU "medium" is another library, as fast for products of 256^3 and 15 µs slower for each small one.
+    torch.set_float32_matmul_precision("medium" if device.type == "cuda" else "highest")
     torch.backends.cudnn.deterministic = True
     keep_pages()
     return device
@@ -61,6 +63,19 @@ def keep_pages():
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def flatten(module: nn.Module) -> torch.Tensor:
+    """Makes the parameters of `module` views of one tensor (number of weights,), which is returned, and their gradients views of its
+    gradient: Adam and clipping take one call instead of one per parameter, and an update of small networks 0.85 of the time."""
+    parameters = list(module.parameters())
+    sizes = [parameter.numel() for parameter in parameters]
+    flat = parameters[0].new_empty(sum(sizes))
+    flat.grad = torch.zeros_like(flat)
+    for parameter, weights, gradient in zip(parameters, flat.data.split(sizes), flat.grad.split(sizes), strict=True):
+        layout = parameter.shape, parameter.stride()  # those of a convolution may be channels_last
+        parameter.data, parameter.grad = weights.as_strided(*layout).copy_(parameter.data), gradient.as_strided(*layout)
+    return flat
 
 
 def free_memory(root: Path = Path("/")) -> int:

@@ -27,7 +27,7 @@ from torch import Tensor, nn, optim
 
 from cleanrl_cc.distributed import average_gradients, connect, mean_and_std, moments, take_rank
 from cleanrl_cc.envs import make_vector_env, require
-from cleanrl_cc.machine import require_memory, start_torch
+from cleanrl_cc.machine import flatten, require_memory, start_torch
 from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
 
 # --- arguments ---
@@ -326,13 +326,13 @@ class Agent(nn.Module):
         self.obs_statistics = RunningStatistics(*obs_space.shape) if args.normalize and not self.pixels else None
         self.return_statistics = RunningStatistics()
         self.to(device)
-        self.parameter_list = list(self.parameters())  # listed once, not at every update
-        self.optimizer = optim.Adam(self.parameter_list, lr=args.learning_rate, eps=1e-5, fused=True)
+        self.weights = flatten(self)
+        self.optimizer = optim.Adam([self.weights], lr=args.learning_rate, eps=1e-5, fused=True)
         self.optimizers = {"ppo": self.optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.num_updates = 0
         if args.compile:
-            self.update_minibatch = torch.compile(self.update_minibatch)
+            self.losses = torch.compile(self.losses)
 
     def forward(self, obs: Tensor) -> tuple[Normal | Beta, Tensor]:
         """The policy's distribution and the values (B,) of normalised observations (B, *obs_shape)."""
@@ -402,13 +402,11 @@ class Agent(nn.Module):
         metrics["explained_variance"] = 1 - advantages.ravel()[rows].var() / (returns.ravel()[rows].var() + 1e-8)
         return {f"losses/{name}": value for name, value in metrics.items()}
 
-    def update_minibatch(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:
-        """One gradient step on normalised observations (B, *obs_shape), actions (B, A), the others (B,); `old` of the policy that played.
+    def losses(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:
+        """Of normalised observations (B, *obs_shape), actions (B, A), the others (B,); `old` of the policy that played.
         Returns policy loss, value loss, entropy, and the log-ratios (B,) of new to old policy."""
         policy, values = self(obs)
         # L(π) = E[min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)]  (Schulman et al. 2017, equation 7)
-        mean, std = mean_and_std(advantages)
-        advantages = (advantages - mean) / (std + 1e-8)
         log_ratio = policy.log_prob(actions) - old_log_probs
         ratio, clip_coef = log_ratio.exp(), self.args.clip_coef
         policy_loss = -torch.min(ratio * advantages, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages).mean()
@@ -416,14 +414,20 @@ class Agent(nn.Module):
         # L(V) = E[(V - R)²]
         if self.args.clip_value is not None:
             values = old_values + (values - old_values).clamp(-self.args.clip_value, self.args.clip_value)
-        value_loss, entropy = F.mse_loss(values, returns), policy.entropy()
+        return policy_loss, F.mse_loss(values, returns), policy.entropy(), log_ratio
 
-        self.optimizer.zero_grad()
+    def update_minibatch(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:
+        """One gradient step on the losses of a minibatch, its advantages normalised; returns those losses."""
+        mean, std = mean_and_std(advantages)
+        advantages = (advantages - mean) / (std + 1e-8)
+        losses = self.losses(obs, actions, old_log_probs, old_values, advantages, returns)
+        policy_loss, value_loss, entropy, _ = losses
+        self.weights.grad.zero_()
         (policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy).backward()
-        average_gradients(self, len(obs))
-        nn.utils.clip_grad_norm_(self.parameter_list, self.args.max_grad_norm)
+        average_gradients(self.weights.grad, len(obs))
+        nn.utils.clip_grad_norm_(self.weights, self.args.max_grad_norm)
         self.optimizer.step()
-        return policy_loss.detach(), value_loss.detach(), entropy.detach(), log_ratio.detach()
+        return tuple(loss.detach() for loss in losses)
 
 
 # --- training ---

@@ -188,6 +188,14 @@ def test_a_ray_cluster_of_two_nodes_runs_reports_and_stops(tmp_path, monkeypatch
     assert [path.read_text() for path in running] == ["saved", "saved"]
 
 
+def test_speed_is_measured_over_the_same_steps_for_all():
+    speed = load_benchmark("speed")
+    task = {"first": 1000, "steps": 3000 - speed.WARMUP}
+    clock = [(step, step / 50) for step in range(0, 3001, 100)]
+    beyond = [(step, 60 + (step - 3000) / 500) for step in range(3100, 4001, 100)]  # a rollout that no update follows
+    assert speed.steps_per_second(clock, task) == speed.steps_per_second(clock + beyond, task) == pytest.approx(50)
+
+
 def test_speed_is_measured_with_networks_of_the_peers_width():
     for name, task in load_benchmark("speed").TASKS.items():
         if task["policy"] == "MlpPolicy":
