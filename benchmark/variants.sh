@@ -8,6 +8,10 @@ source "$(dirname "$0")/common.sh"
 tianshou=(--num-steps 256 --gamma 0.99 --gae-lambda 0.95 --num-epochs 10 --num-minibatches 32 --clip-coef 0.2 --ent-coef 0 --vf-coef 0.25)
 tianshou+=(--max-grad-norm 0.5 --learning-rate 3e-4 --learning-rate-schedule linear --initial-log-std -0.5 --hidden-dim 64 --activation tanh)
 
+# Stable-Baselines3 zoo's, Humanoid-v3, with 8 environments of 64 steps
+zoo=(--num-steps 64 --gamma 0.95 --gae-lambda 0.9 --num-epochs 5 --num-minibatches 2 --clip-coef 0.3 --ent-coef 0.00238306 --vf-coef 0.431892)
+zoo+=(--max-grad-norm 2 --learning-rate 3.56987e-5 --learning-rate-schedule constant --initial-log-std -2 --hidden-dim 256 --activation relu)
+
 commands() {
   for seed in $SEEDS; do
     run dqn_atari_style-axes dqn_atari_style CarRacing-v3 "$seed" --action-set auto
@@ -16,6 +20,7 @@ commands() {
     run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" --image-size 64 --total-timesteps 200000 --buffer-size 200000
     run sac_drq-fewer-updates sac_drq CarRacing-v3 "$seed" --updates-per-step 0.2 --total-timesteps 240000 --buffer-size 240000 --eval-frequency 20000
     run ppo_continuous-tianshou ppo_continuous HalfCheetah-v5 "$seed" "${tianshou[@]}"
+    run ppo_continuous-zoo ppo_continuous Humanoid-v5 "$seed" "${zoo[@]}"
   done
 }
 launch commands "$@"
