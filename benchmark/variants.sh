@@ -8,9 +8,12 @@ source "$(dirname "$0")/common.sh"
 tianshou=(--num-steps 256 --gamma 0.99 --gae-lambda 0.95 --num-epochs 10 --num-minibatches 32 --clip-coef 0.2 --ent-coef 0 --vf-coef 0.25)
 tianshou+=(--max-grad-norm 0.5 --learning-rate 3e-4 --learning-rate-schedule linear --initial-log-std -0.5 --hidden-dim 64 --activation tanh)
 
-# Stable-Baselines3 zoo's, Humanoid-v3, with 8 environments of 64 steps
-zoo=(--num-steps 64 --gamma 0.95 --gae-lambda 0.9 --num-epochs 5 --num-minibatches 2 --clip-coef 0.3 --ent-coef 0.00238306 --vf-coef 0.431892)
-zoo+=(--max-grad-norm 2 --learning-rate 3.56987e-5 --learning-rate-schedule constant --initial-log-std -2 --hidden-dim 256 --activation relu)
+# Stable-Baselines3 zoo's, ppo.yml, Humanoid-v3 and Hopper-v3, with 8 environments of 64 steps
+zoo=(--num-steps 64 --num-epochs 5 --learning-rate-schedule constant --initial-log-std -2 --hidden-dim 256 --activation relu)
+humanoid=("${zoo[@]}" --gamma 0.95 --gae-lambda 0.9 --num-minibatches 2 --clip-coef 0.3 --ent-coef 0.00238306 --vf-coef 0.431892)
+humanoid+=(--max-grad-norm 2 --learning-rate 3.56987e-5)
+hopper=("${zoo[@]}" --gamma 0.999 --gae-lambda 0.99 --num-minibatches 16 --clip-coef 0.2 --ent-coef 0.00229519 --vf-coef 0.835671)
+hopper+=(--max-grad-norm 0.7 --learning-rate 9.80828e-5)
 
 commands() {
   for seed in $SEEDS; do
@@ -20,7 +23,8 @@ commands() {
     run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" --image-size 64 --total-timesteps 200000 --buffer-size 200000
     run sac_drq-fewer-updates sac_drq CarRacing-v3 "$seed" --updates-per-step 0.2 --total-timesteps 240000 --buffer-size 240000 --eval-frequency 20000
     run ppo_continuous-tianshou ppo_continuous HalfCheetah-v5 "$seed" "${tianshou[@]}"
-    run ppo_continuous-zoo ppo_continuous Humanoid-v5 "$seed" "${zoo[@]}"
+    run ppo_continuous-zoo ppo_continuous Humanoid-v5 "$seed" "${humanoid[@]}"
+    run ppo_continuous-zoo ppo_continuous Hopper-v5 "$seed" "${hopper[@]}"
   done
 }
 launch commands "$@"

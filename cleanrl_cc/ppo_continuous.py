@@ -134,23 +134,23 @@ class Args:
     """width of the encoder's output, which actor and critic read by one linear layer each"""
 
 
-# The defaults above are Schulman et al. 2017, table 3, with the normalisations of Andrychowicz et al. 2021; Ant: Tianshou, examples/mujoco.
+# The defaults above are Schulman et al. 2017, table 3, with the normalisations of Andrychowicz et al. 2021.
 EIGHT = {"num_envs": 8, "num_steps": 256, "eval_frequency": 50_000, "checkpoint_frequency": 50_000}
 # Stable-Baselines3 zoo, ppo.yml, the -v3 of these environments: its 512 steps per rollout, here of 8; the numbers of steps are ours.
-COLUMNS = ("total_timesteps", "hidden_dim", "activation", "initial_log_std", "num_minibatches", "num_epochs", "learning_rate")
-COLUMNS += ("gamma", "gae_lambda", "clip_coef", "ent_coef", "vf_coef", "max_grad_norm")
-ZOO = {
-    "HalfCheetah-v[45]": (2_000_000, 256, "relu", -2.0, 8, 20, 2.0633e-5, 0.98, 0.92, 0.1, 0.000401762, 0.58096, 0.8),
-    "Walker2d-v[45]": (2_000_000, 64, "tanh", 0.0, 16, 20, 5.05041e-5, 0.99, 0.95, 0.1, 0.000585045, 0.871923, 1.0),
-    "Hopper-v[45]": (2_000_000, 256, "relu", -2.0, 16, 5, 9.80828e-5, 0.999, 0.99, 0.2, 0.00229519, 0.835671, 0.7),
-}
+ZOO = EIGHT | {"total_timesteps": 2_000_000, "num_steps": 64, "num_epochs": 20, "clip_coef": 0.1, "max_grad_norm": 1.0}
+TIANSHOU = EIGHT | {"vf_coef": 0.25, "initial_log_std": -0.5, "learning_rate_schedule": "linear"}  # examples/mujoco/mujoco_ppo.py
 PIXELS = EIGHT | {"num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005}  # our own runs
 PIXELS |= {"learning_rate_schedule": "linear", "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
 PRESETS = {
-    **{env: EIGHT | {"num_steps": 64} | dict(zip(COLUMNS, row, strict=True)) for env, row in ZOO.items()},
-    "Ant-v[45]": EIGHT | {"total_timesteps": 3_000_000, "vf_coef": 0.25, "initial_log_std": -0.5, "learning_rate_schedule": "linear"},
+    "HalfCheetah-v[45]": ZOO
+    | {"hidden_dim": 256, "activation": "relu", "initial_log_std": -2.0, "num_minibatches": 8, "gamma": 0.98}
+    | {"gae_lambda": 0.92, "learning_rate": 2.0633e-5, "ent_coef": 0.000401762, "vf_coef": 0.58096, "max_grad_norm": 0.8},
+    "Walker2d-v[45]": ZOO | {"num_minibatches": 16, "learning_rate": 5.05041e-5, "ent_coef": 0.000585045, "vf_coef": 0.871923},
+    "Ant-v[45]": TIANSHOU | {"total_timesteps": 3_000_000},
+    "Hopper-v[45]": TIANSHOU | {"total_timesteps": 2_000_000},
     # Sample Factory, mujoco_params.py, without its KL loss: 4096 steps per rollout, here of 8 environments
-    "Humanoid-v[45]": EIGHT | {"total_timesteps": 10_000_000, "num_steps": 512, "num_minibatches": 4, "num_epochs": 2, "vf_coef": 1.3}
+    "Humanoid-v[45]": EIGHT
+    | {"total_timesteps": 10_000_000, "num_steps": 512, "num_minibatches": 4, "num_epochs": 2, "vf_coef": 1.3}
     | {"max_grad_norm": 3.5, "learning_rate": 2.95e-3, "learning_rate_schedule": "linear", "eval_frequency": 250_000},
     # Stable-Baselines3 zoo, ppo.yml, LunarLanderContinuous-v2
     "LunarLander-v3": {"num_envs": 16, "num_steps": 1024, "num_minibatches": 256, "num_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98}
