@@ -67,7 +67,7 @@ def keep_pages():
 
 def flatten(module: nn.Module) -> torch.Tensor:
     """Makes the parameters of `module` views of one tensor (number of weights,), which is returned, and their gradients views of its
-    gradient: Adam and clipping take one call instead of one per parameter, and an update of small networks 0.85 of the time."""
+    gradient: Adam and clipping take one call instead of one per parameter, and an update of small networks 0.87 of the time."""
     parameters = list(module.parameters())
     sizes = [parameter.numel() for parameter in parameters]
     flat = parameters[0].new_empty(sum(sizes))
