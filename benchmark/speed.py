@@ -38,6 +38,9 @@ PEER_EVERY_STEP = REPLAY | {"batch_size": 256, "train_freq": 1, "gradient_steps"
 ROLLOUT = {"num_envs": 8, "num_steps": 256, "num_epochs": 10, "action_repeat": 1, "patience": 0}
 PEER_ROLLOUT = {"n_steps": 256, "n_epochs": 10}
 TWO_ROLLOUTS = {"first": 2048 + 200, "steps": 3 * 2048 + 200 - WARMUP}
+PPO_MLP = MLP | {"script": "ppo_continuous", "peer": "PPO", "contenders": ("cleanrl_cc", "cleanrl_cc-compile", "sb3", "sbx")}
+PPO_MLP |= {"ours": ROLLOUT | {"num_minibatches": 32, "hidden_dim": 64, "activation": "tanh", "normalize": False}}
+PPO_MLP |= {"theirs": PEER_ROLLOUT | {"batch_size": 64}} | TWO_ROLLOUTS
 PPO_PIXELS = CNN | {"script": "ppo_continuous", "peer": "PPO", "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3")} | TWO_ROLLOUTS
 PPO_PIXELS |= {"ours": ROLLOUT | {"num_minibatches": 8, "num_epochs": 4, "encoder_channels": 32, "feature_dim": 512}}
 PPO_PIXELS |= {"theirs": PEER_ROLLOUT | {"batch_size": 256, "n_epochs": 4}}
@@ -47,11 +50,10 @@ TASKS = {
     "sac": MLP | {"title": "SAC, HalfCheetah-v5, batch 256, 256x256", "script": "sac_drq", "ours": EVERY_STEP, "peer": "SAC"},
     "td3": MLP | {"title": "TD3, HalfCheetah-v5, batch 256, 256x256", "script": "td3", "ours": EVERY_STEP, "peer": "TD3"},
     "ddpg": MLP | {"title": "DDPG, HalfCheetah-v5, batch 256, 256x256", "script": "ddpg", "ours": EVERY_STEP, "peer": "DDPG"},
-    "ppo": MLP
-    | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs, 64x64", "script": "ppo_continuous", "peer": "PPO"}
-    | {"contenders": ("cleanrl_cc", "cleanrl_cc-compile", "sb3", "sbx")}
-    | {"ours": ROLLOUT | {"num_minibatches": 32, "hidden_dim": 64, "activation": "tanh"}, "theirs": PEER_ROLLOUT | {"batch_size": 64}}
-    | TWO_ROLLOUTS,
+    "ppo": PPO_MLP | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs, 64x64"},
+    "ppo-normalize": PPO_MLP  # observations and rewards: ours by --normalize, the peers by their VecNormalize
+    | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs, 64x64, normalised"}
+    | {"ours": PPO_MLP["ours"] | {"normalize": True}, "normalize": True},
     # "preset" has half the channels in its convolutions, "compile" above has --compile.
     "sac-pixels": CNN
     | {"title": "SAC, CarRacing-v3, batch 256, one frame a step", "script": "sac_drq", "peer": "SAC"}
@@ -117,6 +119,7 @@ def measure_peer(task: dict, contender: str, threads: int, options: Options) -> 
     from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
 
     torch.set_num_threads(threads)
     library = importlib.import_module({"sb3": "stable_baselines3", "sbx": "sbx"}[contender])
@@ -131,6 +134,7 @@ def measure_peer(task: dict, contender: str, threads: int, options: Options) -> 
     skip = {"wrapper_class": MaxAndSkipEnv, "wrapper_kwargs": {"skip": task["frame_skip"]}} if "frame_skip" in task else {}
     num_envs = task["ours"].get("num_envs", 1)
     env = make_vec_env(task["script_env"], n_envs=num_envs, env_kwargs=task.get("env_kwargs"), **skip)
+    env = VecNormalize(env, gamma=0.99) if task.get("normalize") else env
     model = getattr(library, task["peer"])(task["policy"], env, **task.get("theirs", PEER_EVERY_STEP) | device)
     model.learn(WARMUP + task["steps"], callback=Clock())
     return steps_per_second(clock, task)

@@ -23,6 +23,7 @@ commands() {
     run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" --image-size 64 --total-timesteps 200000 --buffer-size 200000
     run sac_drq-fewer-updates sac_drq CarRacing-v3 "$seed" --updates-per-step 0.2 --total-timesteps 240000 --buffer-size 240000 --eval-frequency 20000
     run ppo_continuous-tianshou ppo_continuous HalfCheetah-v5 "$seed" "${tianshou[@]}"
+    run ppo_continuous-constant-rate ppo_continuous Walker2d-v5 "$seed" --learning-rate-schedule constant
     run ppo_continuous-zoo ppo_continuous Humanoid-v5 "$seed" "${humanoid[@]}"
     run ppo_continuous-zoo ppo_continuous Hopper-v5 "$seed" "${hopper[@]}"
   done

@@ -64,12 +64,14 @@ def moments(rows: Tensor) -> tuple[int | Tensor, Tensor, Tensor]:
     return count.flatten()[0].long(), mean.to(rows.dtype), (squares / count - mean.square()).clamp_min(0).to(rows.dtype)
 
 
-def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sample standard deviation of the values (B,) of all processes."""
+def standardize(values: Tensor) -> Tensor:
+    """The values (B,), so that those of all processes have mean 0 and sample standard deviation 1."""
     if size() == 1:
-        return torch.std_mean(values)[::-1]
-    count, mean, var = moments(values)
-    return mean, (var * count / (count - 1)).sqrt()
+        std, mean = torch.std_mean(values)
+    else:
+        count, mean, var = moments(values)
+        std = (var * count / (count - 1)).sqrt()
+    return (values - mean) / (std + 1e-8)
 
 
 def average_gradients(gradient: Tensor, num_rows: int):

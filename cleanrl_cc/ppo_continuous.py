@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
-from cleanrl_cc.distributed import average_gradients, connect, mean_and_std, moments, take_rank
+from cleanrl_cc.distributed import average_gradients, connect, moments, standardize, take_rank
 from cleanrl_cc.envs import make_vector_env, require
 from cleanrl_cc.machine import flatten, require_memory, start_torch
 from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
@@ -145,16 +145,17 @@ PRESETS = {
     "HalfCheetah-v[45]": ZOO
     | {"hidden_dim": 256, "activation": "relu", "initial_log_std": -2.0, "num_minibatches": 8, "gamma": 0.98}
     | {"gae_lambda": 0.92, "learning_rate": 2.0633e-5, "ent_coef": 0.000401762, "vf_coef": 0.58096, "max_grad_norm": 0.8},
-    "Walker2d-v[45]": ZOO | {"num_minibatches": 16, "learning_rate": 5.05041e-5, "ent_coef": 0.000585045, "vf_coef": 0.871923},
+    "Walker2d-v[45]": ZOO
+    | {"num_minibatches": 16, "learning_rate": 5.05041e-5, "ent_coef": 0.000585045, "vf_coef": 0.871923}
+    | {"learning_rate_schedule": "linear"},  # our own runs: the zoo's constant one ends on a policy that often falls
     "Ant-v[45]": TIANSHOU | {"total_timesteps": 3_000_000},
     "Hopper-v[45]": TIANSHOU | {"total_timesteps": 2_000_000},
     # Sample Factory, mujoco_params.py, without its KL loss: 4096 steps per rollout, here of 8 environments
     "Humanoid-v[45]": EIGHT
     | {"total_timesteps": 10_000_000, "num_steps": 512, "num_minibatches": 4, "num_epochs": 2, "vf_coef": 1.3}
     | {"max_grad_norm": 3.5, "learning_rate": 2.95e-3, "learning_rate_schedule": "linear", "eval_frequency": 250_000},
-    # Stable-Baselines3 zoo, ppo.yml, LunarLanderContinuous-v2
     "LunarLander-v3": {"num_envs": 16, "num_steps": 1024, "num_minibatches": 256, "num_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98}
-    | {"ent_coef": 0.01, "normalize": False, "eval_frequency": 50_000},
+    | {"ent_coef": 0.01, "normalize": False, "eval_frequency": 50_000},  # Stable-Baselines3 zoo, ppo.yml, LunarLanderContinuous-v2
     "CarRacing-v3": PIXELS | {"action_repeat": 4, "patience": 25},  # our own runs
     "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},  # DrQ-v2, table 2
 }
@@ -406,29 +407,29 @@ class Agent(nn.Module):
 
     def losses(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:
         """Of normalised observations (B, *obs_shape), actions (B, A), the others (B,); `old` of the policy that played.
-        Returns policy loss, value loss, entropy, and the log-ratios (B,) of new to old policy."""
+        Returns the loss to descend; of its parts policy loss, value loss and entropy, and the log-ratios (B,) of new to old policy."""
         policy, values = self(obs)
         # L(π) = E[min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)]  (Schulman et al. 2017, equation 7)
-        log_ratio = policy.log_prob(actions) - old_log_probs
+        advantages, log_ratio = standardize(advantages), policy.log_prob(actions) - old_log_probs
         ratio, clip_coef = log_ratio.exp(), self.args.clip_coef
         policy_loss = -torch.min(ratio * advantages, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages).mean()
-
         # L(V) = E[(V - R)²]
         if self.args.clip_value is not None:
             values = old_values + (values - old_values).clamp(-self.args.clip_value, self.args.clip_value)
-        return policy_loss, F.mse_loss(values, returns), policy.entropy(), log_ratio
+        value_loss, entropy = F.mse_loss(values, returns), policy.entropy()
+        loss = policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy
+        return loss, *(part.detach() for part in (policy_loss, value_loss, entropy, log_ratio))
 
-    def update_minibatch(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:
-        """One gradient step on the losses of a minibatch, its advantages normalised; returns those losses."""
-        mean, std = mean_and_std(advantages)
-        advantages = (advantages - mean) / (std + 1e-8)
-        policy_loss, value_loss, entropy, _ = losses = self.losses(obs, actions, old_log_probs, old_values, advantages, returns)
-        self.weights.grad.zero_()
-        (policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy).backward()
-        average_gradients(self.weights.grad, len(obs))
-        nn.utils.clip_grad_norm_(self.weights, self.args.max_grad_norm)
+    def update_minibatch(self, *minibatch: Tensor) -> list[Tensor]:
+        """One gradient step on the losses of a minibatch; returns what `losses` does beside the loss."""
+        loss, *parts = self.losses(*minibatch)
+        gradient = self.weights.grad.zero_()
+        loss.backward()
+        average_gradients(gradient, len(minibatch[0]))
+        # g ← g min(1, c / |g|)
+        gradient.mul_((self.args.max_grad_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0))
         self.optimizer.step()
-        return tuple(loss.detach() for loss in losses)
+        return parts
 
 
 # --- training ---

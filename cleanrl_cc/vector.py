@@ -101,12 +101,13 @@ def _kill(processes: list):
 def _answer(envs: list, rows: np.ndarray, command: str, *arguments) -> list:
     """What each of `envs` says to a command: to a step, which it leaves in its row, the ended episode or None."""
     answers = []
-    for env, row in zip(envs, rows, strict=False):
+    all_obs, actions, rewards, terminated, truncated = (rows[name] for name in rows.dtype.names)
+    for i, env in enumerate(envs):
         if command == "step":
-            row["obs"], row["reward"], row["terminated"], row["truncated"], info = env.step(row["action"].copy())
+            all_obs[i], rewards[i], terminated[i], truncated[i], info = env.step(actions[i].copy())
             answers.append(info.get("episode"))
         elif command == "reset":
-            row["obs"], _ = env.reset()
+            all_obs[i], _ = env.reset()
         else:
             name, *args = arguments
             answers.append(env.get_wrapper_attr(name)(*args))
