@@ -135,27 +135,26 @@ class Args:
 
 
 # The defaults above are Schulman et al. 2017, table 3, with the normalisations of Andrychowicz et al. 2021.
+LINEAR = {"learning_rate_schedule": "linear"}  # to 0: Tianshou's and Sample Factory's; for Walker2d, LunarLander and pixels ours
 EIGHT = {"num_envs": 8, "num_steps": 256, "eval_frequency": 50_000, "checkpoint_frequency": 50_000}
-# Stable-Baselines3 zoo, ppo.yml, the -v3 of these environments: its 512 steps per rollout, here of 8; the numbers of steps are ours.
+# Stable-Baselines3 zoo, ppo.yml (-v3, LunarLanderContinuous-v2): its 512 steps per rollout, here of 8. The numbers of steps are ours.
 ZOO = EIGHT | {"total_timesteps": 2_000_000, "num_steps": 64, "num_epochs": 20, "clip_coef": 0.1, "max_grad_norm": 1.0}
-TIANSHOU = EIGHT | {"vf_coef": 0.25, "initial_log_std": -0.5, "learning_rate_schedule": "linear"}  # examples/mujoco/mujoco_ppo.py
+TIANSHOU = EIGHT | {"vf_coef": 0.25, "initial_log_std": -0.5, **LINEAR}  # examples/mujoco/mujoco_ppo.py
 PIXELS = EIGHT | {"num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005}  # our own runs
-PIXELS |= {"learning_rate_schedule": "linear", "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
+PIXELS |= {**LINEAR, "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
 PRESETS = {
     "HalfCheetah-v[45]": ZOO
     | {"hidden_dim": 256, "activation": "relu", "initial_log_std": -2.0, "num_minibatches": 8, "gamma": 0.98}
     | {"gae_lambda": 0.92, "learning_rate": 2.0633e-5, "ent_coef": 0.000401762, "vf_coef": 0.58096, "max_grad_norm": 0.8},
-    "Walker2d-v[45]": ZOO
-    | {"num_minibatches": 16, "learning_rate": 5.05041e-5, "ent_coef": 0.000585045, "vf_coef": 0.871923}
-    | {"learning_rate_schedule": "linear"},  # our own runs: the zoo's constant one ends on a policy that often falls
+    "Walker2d-v[45]": ZOO | {"num_minibatches": 16, "learning_rate": 5.05041e-5, "ent_coef": 0.000585045, "vf_coef": 0.871923, **LINEAR},
     "Ant-v[45]": TIANSHOU | {"total_timesteps": 3_000_000},
     "Hopper-v[45]": TIANSHOU | {"total_timesteps": 2_000_000},
     # Sample Factory, mujoco_params.py, without its KL loss: 4096 steps per rollout, here of 8 environments
     "Humanoid-v[45]": EIGHT
     | {"total_timesteps": 10_000_000, "num_steps": 512, "num_minibatches": 4, "num_epochs": 2, "vf_coef": 1.3}
-    | {"max_grad_norm": 3.5, "learning_rate": 2.95e-3, "learning_rate_schedule": "linear", "eval_frequency": 250_000},
+    | {"max_grad_norm": 3.5, "learning_rate": 2.95e-3, **LINEAR, "eval_frequency": 250_000},
     "LunarLander-v3": {"num_envs": 16, "num_steps": 1024, "num_minibatches": 256, "num_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98}
-    | {"ent_coef": 0.01, "normalize": False, "eval_frequency": 50_000},  # Stable-Baselines3 zoo, ppo.yml, LunarLanderContinuous-v2
+    | {"ent_coef": 0.01, "normalize": False, **LINEAR, "total_timesteps": 3_000_000, "eval_frequency": 50_000},
     "CarRacing-v3": PIXELS | {"action_repeat": 4, "patience": 25},  # our own runs
     "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},  # DrQ-v2, table 2
 }
@@ -378,8 +377,7 @@ class Agent(nn.Module):
         if args.normalize:
             self.return_statistics.update(to_tensor(buffer.discounted_returns().ravel()[rows], dtype=torch.float32))
             rewards = (rewards / math.sqrt(self.return_statistics.var.item() + 1e-8)).clip(-10, 10)
-        with torch.no_grad():
-            next_values = self(self.normalize(next_obs))[1].cpu().numpy()
+        next_values = self(self.normalize(next_obs))[1].detach().cpu().numpy()
         advantages = buffer.advantages(rewards, next_values)
         returns = advantages + buffer.values  # what the critic learns
         columns = (buffer.obs, buffer.actions, buffer.log_probs, buffer.values, advantages, returns)
