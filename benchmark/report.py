@@ -51,8 +51,12 @@ How to read the tables:
   environments without any result are listed at the end.
 
 In the curves a line is the mean over seeds, its band the 95 % bootstrap interval. With one seed the paler band is the standard deviation
-of the episodes of each evaluation. Dashed lines are published scores; they differ in versions, steps and statistics: see the
-table below each curve.
+of the episodes of each evaluation. The steps are on a logarithmic axis where one run is more than four times as long as another. Dashed
+lines are published scores; they differ in versions, steps and statistics: see the table below each curve.
+
+## All environments
+
+Returns of the last policies over unseen episodes, as *final, unseen* below, and the agent steps they were trained for.
 """
 
 
@@ -127,38 +131,57 @@ def number(values: list[float]) -> str:
     return f"{text} [{low:,.{digits}f}, {high:,.{digits}f}]"
 
 
-def unseen(runs: list[dict], steps: list[int]) -> str:
-    """The return over unseen episodes, of each run's policy at the given step."""
+def last_steps(runs: list[dict]) -> list[int]:
+    """The global step of each run's last policy that anyone scored."""
+    return [int(max(run["evaluations"]["global_step"].max(), *run["unseen"], 0)) for run in runs]
+
+
+def length(runs: list[dict]) -> str:
+    """Steps of the shortest run, and of how many if that is not all."""
+    shortest, total = min(last_steps(runs)), max(run["args"]["total_timesteps"] for run in runs)
+    return f"{shortest:,}" if shortest >= total else f"{shortest:,} of {total:,}"
+
+
+def unseen(runs: list[dict], steps: list[int]) -> tuple[str, str]:
+    """The return over unseen episodes, of each run's policy at the given step; and how many episodes."""
     files = [run["unseen"][step] for run, step in zip(runs, steps, strict=True) if step in run["unseen"]]
-    if not files:
-        return "-"
     episodes = sorted({len(file["episodes"]) for file in files})
-    return f"{number([file['return_mean'] for file in files])} ({' or '.join(map(str, episodes))} episodes)"
+    return (number([file["return_mean"] for file in files]), " or ".join(map(str, episodes))) if files else ("-", "")
 
 
 def row(name: str, runs: list[dict]) -> str:
     if not runs:
         return f"| {title(name)} | not yet run | - | - | - | - | - | - |"
     evaluations = [run["evaluations"] for run in runs]
-    last = [int(max(e["global_step"].max(), *run["unseen"], 0)) for e, run in zip(evaluations, runs, strict=True)]
     best = [int(e["global_step"][e["return_mean"].argmax()]) for e in evaluations]
-    total = max(run["args"]["total_timesteps"] for run in runs)
-    steps = f"{min(last):,}" if min(last) >= total else f"{min(last):,} of {total:,}"
+    scores = [unseen(runs, steps) for steps in (last_steps(runs), best)]
     cells = [
         title(name),
         str(len(runs)),
-        steps,
+        length(runs),
         number([e["return_mean"][-1] for e in evaluations]),
         number([e["return_mean"].max() for e in evaluations]),
-        unseen(runs, last),
-        unseen(runs, best),
+        *(f"{score} ({episodes} episodes)" if episodes else score for score, episodes in scores),
         f"{np.mean([e['seconds'][-1] for e in evaluations]) / 3600:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
+def overview(table: str, cells: dict[str, list[dict]], planned: list[str]) -> str:
+    """One environment in the table of all: the last policy of each script by its preset."""
+    words = []
+    for name in TITLES:
+        runs = cells.get(name)
+        words.append(f"{unseen(runs, last_steps(runs))[0]} ({length(runs)})" if runs else "not yet run" * (name in planned))
+    return f"| {table} | {' | '.join(words)} |"
+
+
 def title(name: str) -> str:
-    return TITLES.get(name, name.removeprefix("ablation-").replace("_", " "))
+    """PPO, SAC (constant rate), no-c51."""
+    script, _, variant = name.partition("-")
+    if script == "ablation":
+        return variant
+    return TITLES.get(script, script) + (f" ({variant.replace('-', ' ')})" if variant else "")
 
 
 # --- drawing ---
@@ -181,7 +204,8 @@ def draw(heading: str, cells: dict[str, list[dict]], anchors: list[dict], path: 
             continue
         color = colors.get(anchor["algorithm"], "gray")
         axis.axhline(float(anchor["score"]), color=color, linestyle="--", linewidth=0.8, label=f"{anchor['label']}: {anchor['score']}")
-    axis.set(title=heading, xlabel="agent steps", ylabel="return")
+    ends = [run["evaluations"]["global_step"][-1] for runs in cells.values() for run in runs]
+    axis.set(title=heading, xlabel="agent steps", ylabel="return", xscale="log" if max(ends) > 4 * min(ends) else "linear")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="x-small")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,8 +221,11 @@ def write_report(options: Options):
     anchors = defaultdict(list)
     for anchor in read_csv(ROOT / "benchmark" / "anchors.csv"):
         anchors[anchor["environment"]].append(anchor)
-    page = [INTRODUCTION]
-    for table, cells in sorted(results.items()):
+    page, tables = [INTRODUCTION], sorted(results.items(), key=lambda item: (item[0].startswith("Ablation"), item[0]))
+    page.append(f"| environment | {' | '.join(TITLES.values())} |\n" + "|---" * (1 + len(TITLES)) + "|")
+    page += [overview(table, cells, planned[table]) for table, cells in tables if cells.keys() & TITLES.keys()]
+    page.append("")
+    for table, cells in tables:
         names = dict.fromkeys([*cells, *planned[table]])
         file = re.sub(r"[^\w-]+", "-", table) + ".svg"
         draw(table, cells, anchors[table], options.out / "assets" / "curves" / file)
@@ -212,7 +239,7 @@ def write_report(options: Options):
     empty = [f"| {table} | {', '.join(map(title, names))} |" for table, names in sorted(planned.items()) if table not in results]
     page.append("\n".join(["## Not yet run\n", "| environment | algorithms |\n|---|---|", *empty, ""]))
     page.append("## Commands and machines\n")
-    for table, cells in sorted(results.items()):
+    for table, cells in tables:
         for name, runs in cells.items():
             machines = sorted({describe(run) for run in runs})
             page += [f"{title(name)} on {table}, seed {runs[0]['args']['seed']}; {'; '.join(machines)}:\n"]

@@ -251,7 +251,7 @@ def test_the_report_means_over_seeds(tmp_path):
     assert "python cleanrl_cc/sac_drq.py --env-id My-v0 --seed 1 --total-timesteps 3000 --no-random-shift\n" in page
     table = page.split("## Ablation: My-v0 from state")[1].split("## ")[0]
     assert "| x | 3 | 3,000 | 150 [50, 250] | 200 [100, 300] | 7.0 [7.0, 7.0] (20 episodes) | - | 0.3 |" in table
-    missing = "DDPG, PPO, SAC, TD3, ppo continuous-constant-rate, ppo continuous-linear"
+    missing = "DDPG, PPO, SAC, TD3, PPO (constant rate), PPO (linear)"
     assert f"| LunarLander-v3 from state | {missing} |" in page.split("## Not yet run")[1]
 
 
