@@ -1,4 +1,4 @@
-"""Turns benchmark/results into docs/benchmarks.md and the learning curves in docs/assets/curves. Nothing there is typed by hand.
+"""Turns benchmark/results into docs/benchmarks.md, its curves in docs/assets/curves, and README's table. Nothing there is typed by hand.
 
     python benchmark/report.py
 
@@ -43,8 +43,8 @@ How to read the tables:
   bootstrap interval of that mean over seeds; one seed has none.
 - *Final* is the last evaluation of each run, *best* the highest of each run. Both are evaluations during training, and the best of
   many is flattered by its choice.
-- *Unseen* scores the same two policies over episodes that the training never played (`evaluate.py`, seeds from 10,000), with the
-  number of episodes per seed.
+- *Unseen* scores the same two policies over episodes that the training never played (`evaluate.py`, seeds from 10,000). In brackets
+  is the number of episodes per seed; with one seed their standard deviation, too.
 - *Steps* are agent steps; one is `--action-repeat` environment frames. *Hours* are hours of training on the machine named below,
   which may have done other things meanwhile.
 - A dash is a number that nobody has measured. `not yet run` marks a cell that a script in `benchmark/` lists and no result fills;
@@ -66,6 +66,8 @@ class Options:
     """folders <name>/<environment>/seed-<n> as collect.py makes them"""
     out: Path = ROOT / "docs"
     """where benchmarks.md and assets/curves go"""
+    readme: Path | None = ROOT / "README.md"
+    """its table of all environments is rewritten; None: left alone"""
 
 
 # --- reading ---
@@ -88,13 +90,13 @@ def heading(name: str, env_id: str, obs: str) -> str:
 
 
 def read_results(folder: Path) -> dict[str, dict[str, list[dict]]]:
-    """Runs by heading and name, ordered by seed."""
+    """Runs by heading, the ablations last, and name, ordered by seed."""
     tables = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob("*/*/seed-*/args.json"), key=lambda path: (path.parts[:-2], int(path.parts[-2].split("-")[1]))):
         run, name = read_run(path.parent), path.parts[-4]
         if len(run["evaluations"]["global_step"]):
             tables[heading(name, run["args"]["env_id"], run["args"]["obs"])][name].append(run)
-    return tables
+    return {table: tables[table] for table in sorted(tables, key=lambda table: (table.startswith("Ablation"), table))}
 
 
 def planned_cells() -> dict[str, list[str]]:
@@ -136,17 +138,25 @@ def last_steps(runs: list[dict]) -> list[int]:
     return [int(max(run["evaluations"]["global_step"].max(), *run["unseen"], 0)) for run in runs]
 
 
-def length(runs: list[dict]) -> str:
+def rounded(steps: int) -> str:
+    """84k, 1.5M."""
+    return f"{steps / 1e6:.3g}M" if steps >= 1e6 else f"{steps / 1e3:.0f}k"
+
+
+def length(runs: list[dict], write=lambda steps: f"{steps:,}") -> str:
     """Steps of the shortest run, and of how many if that is not all."""
     shortest, total = min(last_steps(runs)), max(run["args"]["total_timesteps"] for run in runs)
-    return f"{shortest:,}" if shortest >= total else f"{shortest:,} of {total:,}"
+    return write(shortest) if shortest >= total else f"{write(shortest)} of {write(total)}"
 
 
 def unseen(runs: list[dict], steps: list[int]) -> tuple[str, str]:
-    """The return over unseen episodes, of each run's policy at the given step; and how many episodes."""
+    """The return over unseen episodes, of each run's policy at the given step; and what was averaged."""
     files = [run["unseen"][step] for run, step in zip(runs, steps, strict=True) if step in run["unseen"]]
-    episodes = sorted({len(file["episodes"]) for file in files})
-    return (number([file["return_mean"] for file in files]), " or ".join(map(str, episodes))) if files else ("-", "")
+    if not files:
+        return "-", ""
+    episodes = " or ".join(map(str, sorted({len(file["episodes"]) for file in files})))
+    spread = f"+- {files[0]['return_std']:,.0f}, " if len(files) == 1 else ""
+    return number([file["return_mean"] for file in files]), f"{spread}{episodes} episodes"
 
 
 def row(name: str, runs: list[dict]) -> str:
@@ -161,19 +171,20 @@ def row(name: str, runs: list[dict]) -> str:
         length(runs),
         number([e["return_mean"][-1] for e in evaluations]),
         number([e["return_mean"].max() for e in evaluations]),
-        *(f"{score} ({episodes} episodes)" if episodes else score for score, episodes in scores),
+        *(f"{score} ({episodes})" if episodes else score for score, episodes in scores),
         f"{np.mean([e['seconds'][-1] for e in evaluations]) / 3600:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def overview(table: str, cells: dict[str, list[dict]], planned: list[str]) -> str:
-    """One environment in the table of all: the last policy of each script by its preset."""
-    words = []
-    for name in TITLES:
-        runs = cells.get(name)
-        words.append(f"{unseen(runs, last_steps(runs))[0]} ({length(runs)})" if runs else "not yet run" * (name in planned))
-    return f"| {table} | {' | '.join(words)} |"
+def overview(results: dict[str, dict[str, list[dict]]], planned: dict[str, list[str]]) -> str:
+    """The table of all environments: of each script, by its preset, the last policy and its steps."""
+    lines = [f"| environment | {' | '.join(TITLES.values())} |", "|---" * (1 + len(TITLES)) + "|"]
+    for table, cells in results.items():
+        scores = {name: f"{unseen(runs, last_steps(runs))[0]} ({length(runs, rounded)})" for name, runs in cells.items() if name in TITLES}
+        words = (scores.get(name, "not yet run" * (name in planned[table])) for name in TITLES)
+        lines += [f"| {table} | {' | '.join(words)} |"] if scores else []
+    return "\n".join(lines)
 
 
 def title(name: str) -> str:
@@ -221,11 +232,9 @@ def write_report(options: Options):
     anchors = defaultdict(list)
     for anchor in read_csv(ROOT / "benchmark" / "anchors.csv"):
         anchors[anchor["environment"]].append(anchor)
-    page, tables = [INTRODUCTION], sorted(results.items(), key=lambda item: (item[0].startswith("Ablation"), item[0]))
-    page.append(f"| environment | {' | '.join(TITLES.values())} |\n" + "|---" * (1 + len(TITLES)) + "|")
-    page += [overview(table, cells, planned[table]) for table, cells in tables if cells.keys() & TITLES.keys()]
-    page.append("")
-    for table, cells in tables:
+    everything = overview(results, planned)
+    page = [INTRODUCTION, everything, ""]
+    for table, cells in results.items():
         names = dict.fromkeys([*cells, *planned[table]])
         file = re.sub(r"[^\w-]+", "-", table) + ".svg"
         draw(table, cells, anchors[table], options.out / "assets" / "curves" / file)
@@ -239,13 +248,16 @@ def write_report(options: Options):
     empty = [f"| {table} | {', '.join(map(title, names))} |" for table, names in sorted(planned.items()) if table not in results]
     page.append("\n".join(["## Not yet run\n", "| environment | algorithms |\n|---|---|", *empty, ""]))
     page.append("## Commands and machines\n")
-    for table, cells in tables:
+    for table, cells in results.items():
         for name, runs in cells.items():
             machines = sorted({describe(run) for run in runs})
             page += [f"{title(name)} on {table}, seed {runs[0]['args']['seed']}; {'; '.join(machines)}:\n"]
             page += [f"```bash\n{command(runs[0])}\n```\n"]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "benchmarks.md").write_text("\n".join(page).rstrip("\n") + "\n")
+    if options.readme is not None:
+        readme = options.readme.read_text()
+        options.readme.write_text(re.sub(r"\| environment \| PPO.*?\n\n", lambda _: everything + "\n\n", readme, flags=re.DOTALL))
 
 
 def command(run: dict) -> str:

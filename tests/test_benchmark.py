@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,7 +211,9 @@ def test_speed_is_measured_with_networks_of_the_peers_width():
 
 def test_the_report_rebuilt_is_the_one_committed(tmp_path):
     report = load_benchmark("report")
-    report.write_report(report.Options(out=tmp_path))
+    readme = Path(shutil.copy(ROOT / "README.md", tmp_path))
+    report.write_report(report.Options(out=tmp_path, readme=readme))
+    assert readme.read_bytes() == (ROOT / "README.md").read_bytes(), "run benchmark/report.py"
     assert (tmp_path / "benchmarks.md").read_bytes() == (ROOT / "docs" / "benchmarks.md").read_bytes(), "run benchmark/report.py"
     curves, committed = tmp_path / "assets" / "curves", ROOT / "docs" / "assets" / "curves"
     assert sorted(path.name for path in curves.iterdir()) == sorted(path.name for path in committed.iterdir())
@@ -246,7 +249,7 @@ def test_the_report_means_over_seeds(tmp_path):
         (folder / "evaluations.csv").write_text("\n".join(["global_step,seconds,return_mean,return_std", *rows]) + "\n")
         (folder / "episodes-3000.json").write_text(json.dumps({"global_step": 3000, "return_mean": 7, "episodes": [0] * 20}))
     report = load_benchmark("report")
-    report.write_report(report.Options(results=tmp_path / "results", out=tmp_path / "docs"))
+    report.write_report(report.Options(results=tmp_path / "results", out=tmp_path / "docs", readme=None))
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
     assert "python cleanrl_cc/sac_drq.py --env-id My-v0 --seed 1 --total-timesteps 3000 --no-random-shift\n" in page
     table = page.split("## Ablation: My-v0 from state")[1].split("## ")[0]
