@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ TITLES = {
     "dqn_atari_style": "DQN",
     "rainbow": "Rainbow",
 }
+MARKS = [("o", "-"), ("s", ":"), ("^", "-."), ("v", ":"), ("D", "-.")]  # of a script, which has one color, and its variants
 INTRODUCTION = """# Benchmarks
 
 Written by `python benchmark/report.py` from the files in `benchmark/results`. Every run there keeps its arguments, its commands, its
@@ -195,21 +196,29 @@ def title(name: str) -> str:
     return TITLES.get(script, script) + (f" ({variant.replace('-', ' ')})" if variant else "")
 
 
+def family(name: str) -> str:
+    """The script of a variant. Each part of an ablation is its own."""
+    return name if name.startswith("ablation-") else name.partition("-")[0]
+
+
 # --- drawing ---
 
 
 def draw(heading: str, cells: dict[str, list[dict]], anchors: list[dict], path: Path):
     figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axis, colors = figure.subplots(), {name: f"C{index}" for index, name in enumerate([*TITLES, *sorted(set(cells) - set(TITLES))])}
-    for name, runs in cells.items():
+    axis, families = figure.subplots(), [*TITLES, *sorted(set(map(family, cells)) - set(TITLES))]
+    colors, drawn = {name: f"C{index}" for index, name in enumerate(families)}, Counter()
+    for name, runs in sorted(cells.items()):
+        color, (marker, line) = colors[family(name)], MARKS[drawn[family(name)] % len(MARKS)]
+        drawn[family(name)] += 1
         evaluations = [run["evaluations"] for run in runs]
         shared = min(len(e["global_step"]) for e in evaluations)  # evaluations that every seed has
         steps, returns = evaluations[0]["global_step"][:shared], np.stack([e["return_mean"][:shared] for e in evaluations])
         spread = evaluations[0]["return_std"][:shared]
         low, high = interval(returns) if len(runs) > 1 else (returns[0] - spread, returns[0] + spread)
         seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
-        axis.plot(steps, returns.mean(axis=0), color=colors[name], marker="o", markersize=2.5, label=f"{title(name)}, {seeds}")
-        axis.fill_between(steps, low, high, color=colors[name], alpha=0.25 if len(runs) > 1 else 0.1, linewidth=0)
+        axis.plot(steps, returns.mean(axis=0), color=color, marker=marker, ls=line, markersize=2.5, label=f"{title(name)}, {seeds}")
+        axis.fill_between(steps, low, high, color=color, alpha=0.25 if len(runs) > 1 else 0.1, linewidth=0)
     for anchor in anchors:  # of the algorithms drawn, and of those that are none of ours
         if anchor["algorithm"] not in (*cells, ""):
             continue
