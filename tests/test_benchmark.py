@@ -197,6 +197,15 @@ def test_speed_is_measured_over_the_same_steps_for_all():
     assert speed.steps_per_second(clock, task) == speed.steps_per_second(clock + beyond, task) == pytest.approx(50)
 
 
+def test_a_peer_is_trained_and_evaluated_in_a_file_that_grows(tmp_path):
+    peer_curve, file = load_benchmark("peer_curve"), tmp_path / "peers.csv"
+    for seed in (1, 2):
+        peer_curve.main(peer_curve.Options(csv=str(file), seed=seed, total_timesteps=10_000))  # random actions all along
+    rows = read_csv(file)
+    assert [(row["seed"], row["global_step"]) for row in rows] == [("1", "10000"), ("2", "10000")]
+    assert list(rows[0]) == list(read_csv(RESULTS / "td3-peers.csv")[0])
+
+
 def test_speed_is_measured_with_networks_of_the_peers_width():
     for name, task in load_benchmark("speed").TASKS.items():
         if task["policy"] == "MlpPolicy":
