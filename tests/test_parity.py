@@ -9,11 +9,14 @@ import pytest
 import stable_baselines3 as sb3
 import torch
 from gymnasium.spaces import Box, Discrete
+from helpers import checkpoint, replay, train
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.distributions import AffineTransform, Beta, Normal, TanhTransform, TransformedDistribution
 
 from cleanrl_cc import ddpg, dqn_atari_style, ppo_continuous, rainbow, sac_drq, td3
+from cleanrl_cc.envs import Episodes
 
 OBS_DIM, ACTION_DIM, BATCH_SIZE, GAMMA, TAU, LEARNING_RATE = 7, 3, 64, 0.97, 0.02, 1e-3
 
@@ -166,6 +169,94 @@ def test_deterministic_updates_equal_stable_baselines3(script, peer, to_weights,
         assert ("losses/actor_loss" in metrics) != bool(delayed)
         if not delayed:
             assert metrics["losses/actor_loss"] == pytest.approx(model.logger.name_to_value["train/actor_loss"], rel=1e-5)
+
+
+class ReplayedNoise(ActionNoise):
+    """Stable-Baselines3 would add noise to the random actions of the beginning, too: there it is 0, and then what an iterator gives."""
+
+    def __init__(self, learning_starts: int, noises):
+        super().__init__()
+        self.noises = itertools.chain(itertools.repeat(0.0, learning_starts), noises)
+
+    def __call__(self):
+        return next(self.noises)
+
+
+gym.register("ShortHopper-v0", "gymnasium.envs.mujoco.hopper_v5:HopperEnv", max_episode_steps=15)
+
+
+@pytest.mark.parametrize(
+    "script, peer, to_weights",
+    [(sac_drq, sb3.SAC, sac_weights), (td3, sb3.TD3, td3_weights), (ddpg, sb3.DDPG, ddpg_weights)],
+    ids=["sac_drq", "td3", "ddpg"],
+)
+def test_a_training_equals_stable_baselines3(script, peer, to_weights, monkeypatch, tmp_path):
+    """What is acted, stored, replayed and learned, over episodes that fall and episodes that a time limit cuts. Theirs starts with our
+    weights and gets our draws and our episodes' seeds; all else it computes."""
+    num_steps, learning_starts, is_sac = 300, 100, script is sac_drq
+    rates = {"gamma": GAMMA, "tau": TAU, "learning_rate": LEARNING_RATE, "learning_starts": learning_starts, "batch_size": BATCH_SIZE}
+    env = Episodes(gym.make("ShortHopper-v0"), entropy=(1, 0))
+    torch.manual_seed(1)
+    model = peer("MlpPolicy", env, policy_kwargs={"net_arch": [32, 32]}, buffer_size=num_steps, device="cpu", **rates)
+    draws, batches, randn_like, gather = [], [], torch.randn_like, script.ReplayBuffer._gather
+
+    class Agent(script.Agent):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.load_state_dict(to_weights(model))
+            if is_sac:  # theirs is log α (...), ours α (...)
+                self.log_alpha.register_hook(lambda gradient: gradient / self.log_alpha.detach().exp())
+            for optimizer in self.optimizers.values():  # as in the tests of updates
+                optimizer.param_groups[0]["eps"] = 2e-5 if is_sac and optimizer is self.q_optimizer else 1e-5
+
+    def record_draw(like):
+        draws.append(randn_like(like))
+        return draws[-1].clone()
+
+    def record_rows(self, column, rows, envs):
+        if column is self.actions:  # once per batch
+            batches.append(rows)
+        return gather(self, column, rows, envs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "Agent", Agent)
+        patch.setattr(script.ReplayBuffer, "_gather", record_rows)
+        patch.setattr(torch, "randn_like", record_draw)
+        sizes = {"total_timesteps": num_steps, "hidden_dim": 32, "updates_per_step": 1.0}
+        train(script.__name__.split(".")[1], tmp_path / "run", env_id="ShortHopper-v0", **sizes, **rates)
+    ours, state = replay(tmp_path / "run"), checkpoint(tmp_path / "run")
+    real = ~ours["final"][:, 0]  # not those rows in which the environment resets, though ours acts there, too
+    columns = {name: column[real, 0] for name, column in ours.items() if column.ndim > 1}
+
+    by_policy = np.cumsum(real)[:-1] >= learning_starts  # of row 1 and those after it
+    acts, updates = ([draw for draw in draws if len(draw) == size] for size in (1, BATCH_SIZE))
+    acts = [act for act, is_real in zip(acts, real[1:][by_policy], strict=True) if is_real]
+    if is_sac:  # ours draws for the next actions first, theirs for the current ones
+        updates = [draw for pair in zip(updates[1::2], updates[::2], strict=True) for draw in pair]
+    else:
+        sigma = script.Args.exploration_noise
+        model.action_noise = ReplayedNoise(learning_starts, (sigma * act.numpy()[0] for act in acts))
+    random_actions, acts, updates, batches = iter(columns["actions"]), iter(acts), iter(updates), iter(batches)
+    samples, transitions = model.replay_buffer._get_samples, np.cumsum(real) - 1  # row to transition
+    monkeypatch.setattr(model.action_space, "sample", lambda: next(random_actions))
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda batch_size, env: samples(transitions[next(batches)], env))
+    # DDPG's noise on the target's actions is clipped to 0.
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda like, mean, std: like.copy_(std * next(updates, torch.zeros(()))))
+    monkeypatch.setattr("torch.distributions.normal._standard_normal", lambda shape, *_, **__: next(acts if shape[0] == 1 else updates))
+    for optimizer in [model.actor.optimizer, model.critic.optimizer, *([model.ent_coef_optimizer] if is_sac else [])]:
+        optimizer.param_groups[0]["eps"] = 1e-5
+    model.learn(num_steps)
+
+    assert model._n_updates == state["num_updates"] == num_steps - learning_starts
+    assert next(batches, None) is next(updates, None) is None
+    theirs = {name: getattr(model.replay_buffer, name)[:, 0] for name in ("observations", "actions", "rewards", "dones", "timeouts")}
+    assert columns["terminations"].sum() >= 5 and columns["truncations"].sum() >= 5
+    np.testing.assert_array_equal(columns["terminations"], theirs["dones"] - theirs["timeouts"])
+    np.testing.assert_array_equal(columns["truncations"] & ~columns["terminations"], theirs["timeouts"])
+    for name, peer_name in {"frames": "observations", "actions": "actions", "rewards": "rewards"}.items():
+        np.testing.assert_allclose(columns[name], theirs[peer_name], rtol=0, atol=5e-3, err_msg=name)
+    for name, value in to_weights(model).items():
+        torch.testing.assert_close(state["agent"][name], value, rtol=0, atol=5e-3, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 2.0])
