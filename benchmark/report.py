@@ -52,8 +52,9 @@ How to read the tables:
   environments without any result are listed at the end.
 
 In the curves a line is the mean over seeds, its band the 95 % bootstrap interval. With one seed the paler band is the standard deviation
-of the episodes of each evaluation. The steps are on a logarithmic axis where one run is more than four times as long as another. Dashed
-lines are published scores; they differ in versions, steps and statistics: see the table below each curve.
+of the episodes of each evaluation. A seed that was trained for longer than another goes on as a thin line. The steps are on a
+logarithmic axis where one run is more than four times as long as another. Dashed lines are published scores; they differ in versions,
+steps and statistics: see the table below each curve.
 
 ## All environments
 
@@ -145,9 +146,11 @@ def rounded(steps: int) -> str:
 
 
 def length(runs: list[dict], write=lambda steps: f"{steps:,}") -> str:
-    """Steps of the shortest run, and of how many if that is not all."""
-    shortest, total = min(last_steps(runs)), max(run["args"]["total_timesteps"] for run in runs)
-    return write(shortest) if shortest >= total else f"{write(shortest)} of {write(total)}"
+    """Steps of the runs, and of how many if that is not all."""
+    steps, total = last_steps(runs), max(run["args"]["total_timesteps"] for run in runs)
+    if min(steps) >= total:
+        return write(min(steps))
+    return f"{' to '.join(dict.fromkeys(map(write, (min(steps), max(steps)))))} of {write(total)}"
 
 
 def unseen(runs: list[dict], steps: list[int]) -> tuple[str, str]:
@@ -219,6 +222,8 @@ def draw(heading: str, cells: dict[str, list[dict]], anchors: list[dict], path: 
         seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
         axis.plot(steps, returns.mean(axis=0), color=color, marker=marker, ls=line, markersize=2.5, label=f"{title(name)}, {seeds}")
         axis.fill_between(steps, low, high, color=color, alpha=0.25 if len(runs) > 1 else 0.1, linewidth=0)
+        for e in (e for e in evaluations if len(e["global_step"]) > shared):
+            axis.plot(e["global_step"][shared - 1 :], e["return_mean"][shared - 1 :], color=color, ls=line, linewidth=0.7)
     for anchor in anchors:  # of the algorithms drawn, and of those that are none of ours
         if anchor["algorithm"] not in (*cells, ""):
             continue
