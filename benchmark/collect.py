@@ -58,6 +58,10 @@ def collect(run: Path, options: Options) -> Path:
     text = (run / "args.json").read_text()
     target = options.results / destination(json.loads(text), options.name)
     target.mkdir(parents=True, exist_ok=True)
+    old, new = ((folder / "evaluations.csv").read_bytes() if (folder / "evaluations.csv").exists() else b"" for folder in (target, run))
+    if not new.startswith(old):  # it is not the run from here on that was collected before: neither are its scores
+        for file in target.glob("episodes-*.json"):
+            file.unlink()
     (target / "args.json").write_text(without_machine_paths(text))
     for name in ("evaluations.csv", "progress.csv"):
         if (run / name).exists():  # a short run has no line of progress

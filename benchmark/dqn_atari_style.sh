@@ -3,7 +3,7 @@
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
-pixels=(--total-timesteps 250000 --image-size 64 --batch-size 128 --encoder-channels 16) # a CPU's share of the preset
+pixels=(--total-timesteps 250000 --image-size 64 --batch-size 128 --encoder-channels 16 --eval-episodes 5) # a CPU's share of the preset
 
 commands() {
   for seed in $SEEDS; do

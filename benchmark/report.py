@@ -292,7 +292,8 @@ def command(run: dict) -> str:
 
 def describe(run: dict) -> str:
     machine, versions = run["machine"], run["versions"]
-    where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores"
+    where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
+    where += f", {machine['threads']} torch thread{'s' * (machine['threads'] > 1)}"
     return f"{where}, {run['args']['precision']}, torch {versions['torch']}" + (f". {run['note']}" if "note" in run else "")
 
 

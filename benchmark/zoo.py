@@ -26,7 +26,7 @@ HEAD = """# Trained policies
 
 Written by `python benchmark/zoo.py`. Each file holds the weights of one policy, in fp32 (in fp16 where that exceeds 8 MB), and what
 rebuilds it; loading it runs no code. The score is that of the deterministic policy over episodes that its training never played; it was
-chosen among checkpoints, and among seeds where there were several, by the training's own evaluations.
+chosen among the checkpoints of one run by that run's own evaluations.
 
 ```bash
 python cleanrl_cc/evaluate.py {example} --episodes 5 --save-video

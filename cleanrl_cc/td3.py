@@ -64,7 +64,7 @@ class Args:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocasts the networks; auto: bf16 for pixels on processors that have it, else fp32"""
     compile: bool = False
-    """torch.compile the updates (pays on a GPU; needs a C++ compiler)"""
+    """torch.compile the updates (needs a C++ compiler)"""
     runs_dir: str = "runs"
     """where the run folder goes"""
     run_name: str | None = None

@@ -344,6 +344,18 @@ def test_an_exported_policy_has_no_target_network_of_its_own_and_half_precision_
         assert {weight.dtype for weight in weights.values()} == {torch.float32 if most else torch.float16}
 
 
+def test_scores_stay_with_the_run_that_they_are_of(tmp_path):
+    collect, run = load_benchmark("collect"), tmp_path / "run"
+    options = collect.Options((run,), results=tmp_path / "results")
+    run.mkdir()
+    (run / "args.json").write_text(json.dumps({"algorithm": "td3", "args": {"env_id": "My-v0", "seed": 1, "run_name": None}}))
+    for evaluations, kept in [("1000,7\n", False), ("1000,7\n2000,8\n", True), ("1000,6\n2000,8\n", False)]:
+        (run / "evaluations.csv").write_text("global_step,return_mean\n" + evaluations)
+        target = collect.collect(run, options)
+        assert (target / "episodes-1000.json").exists() == kept, "a run that went on keeps its scores, another's are none of its"
+        (target / "episodes-1000.json").write_text("{}")
+
+
 def test_policies_from_pixels_and_from_the_state_do_not_share_a_file():
     zoo, recipe = load_benchmark("zoo"), {"env_id": "dm_control/walker-walk-v0"}
     cells = [zoo.cell({"algorithm": "td3", "recipe": recipe | {"obs": obs}}) for obs in ("auto", "state", "pixels")]
