@@ -304,6 +304,8 @@ class UnitActions(gym.ActionWrapper):
     def action(self, action: np.ndarray) -> np.ndarray:
         box = self.env.action_space
         scaled = self.center + self.half_range * np.clip(action, -1.0, 1.0)
+        if np.issubdtype(box.dtype, np.integer):
+            scaled = np.rint(scaled)
         return scaled.reshape(box.shape).astype(box.dtype)
 
 

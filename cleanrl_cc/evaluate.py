@@ -11,6 +11,7 @@ on, this program from 10,000 on: the policy was not selected on the episodes tha
 
 import importlib
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,11 @@ def evaluate(options: Options) -> dict:
     """
     require(options.episodes >= 1, "episodes", options.episodes, "at least 1")
     require(options.seed >= 0, "seed", options.seed, "at least 0")
+    require(options.seed + options.episodes <= 2**32, "seed", options.seed, "below 2 ** 32, which is all that NumPy takes")
     if options.render and options.save_video:
         raise InputError("--render shows a window and --save-video films without one: choose one of them.")
+    if options.render and sys.platform == "linux" and not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
+        raise InputError("--render needs a screen and finds none (DISPLAY is not set): --save-video films without one.")
     path = Path(options.checkpoint)
     if (path / "best.pt").is_file():
         path /= "best.pt"
@@ -73,7 +77,7 @@ def evaluate(options: Options) -> dict:
         episodes.append(play_episode(env, agent, seed, frames, trace))
         if options.save_video:
             video = folder / "videos" / f"evaluation-{path.stem}-seed-{seed}.mp4"
-            write_video(video, frames, env.metadata["render_fps"] / checkpoint["recipe"]["action_repeat"])
+            write_video(video, frames, env, checkpoint["recipe"]["action_repeat"])
             print(video, file=sys.stderr)
         if options.analyze_value:
             traces.append(np.array(trace))

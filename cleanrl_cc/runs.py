@@ -35,6 +35,7 @@ from cleanrl_cc.envs import InputError, make_env, recipe, require, restore_envs,
 from cleanrl_cc.machine import describe_machine
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
+MAX_EPISODE_STEPS = 100_000  # of an evaluation, in agent steps; an environment without a time limit would never end one
 EVALUATION_SEED = 20_000  # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
 
 # What last.pt holds beyond best.pt.
@@ -65,7 +66,10 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     saved = resume_args(cls, chosen.resume)
     args = tyro.cli(cls, description=_summary(cls), default=saved, args=argv)
     for name, value in asdict(saved).items():
-        if name not in ("resume", "total_timesteps") and getattr(args, name) != value:
+        typed = getattr(args, name)
+        if typed == "auto" and name in ("device", "precision"):  # resolved in the checkpoint
+            setattr(args, name, value)
+        elif name not in ("resume", "total_timesteps") and typed != value:
             flag = "--" + name.replace("_", "-")
             raise InputError(f"{flag} is {value!r} in {chosen.resume}; a resumed run can only change --total-timesteps.")
     if args.total_timesteps < saved.total_timesteps:
@@ -116,6 +120,11 @@ def check_args(args, at_least_one=(), at_least_zero=(), in_unit_interval=(), pos
     ):
         for name in names:
             require(is_good(getattr(args, name)), name, getattr(args, name), expected)
+    for name, value in asdict(args).items():
+        if isinstance(value, float):
+            require(math.isfinite(value), name, value, "a finite number")
+    require(args.seed < 2**32, "seed", args.seed, "below 2 ** 32, which is all that NumPy takes")
+    require(args.frame_stack < 256, "frame_stack", args.frame_stack, "at most 255")
 
 
 def script_name(cls: type) -> str:
@@ -171,17 +180,25 @@ def play_episode(env: gym.Env, agent, seed: int, frames: list | None = None, tra
 
     Returns:
         `seed`, undiscounted return `r`, length `l`, and the environment's own measures of the episode.
+
+    Raises:
+        InputError: the episode does not end.
     """
     obs, _ = env.reset(seed=seed)
-    ended = False
-    while not ended:
+    for _ in range(MAX_EPISODE_STEPS):
         if frames is not None:
             frames.append(env.render())
         value = None if trace is None else float(agent.value(obs[None])[0])
         obs, reward, terminated, truncated, info = env.step(agent.act(obs[None], deterministic=True)[0])
         if trace is not None:
             trace.append((value, float(reward)))
-        ended = terminated or truncated
+        if terminated or truncated:
+            break
+    else:
+        raise InputError(
+            f"An evaluation episode has not ended after {MAX_EPISODE_STEPS:,} steps: "
+            "give the environment a time limit, gymnasium.register(..., max_episode_steps=1000)."
+        )
     if trace is not None:
         trace.append((0.0 if terminated else float(agent.value(obs[None])[0]), 0.0))
     return {"seed": seed} | info["episode"]
@@ -202,8 +219,10 @@ def summarize(episodes: list[dict]) -> dict:
     }
 
 
-def write_video(path: Path, frames: list[np.ndarray], fps: float):
-    """H.264 mp4, playable in browsers; the encoder comes with imageio-ffmpeg. Odd sizes lose their last row or column."""
+def write_video(path: Path, frames: list[np.ndarray], env: gym.Env, action_repeat: int):
+    """H.264 mp4, playable in browsers; the encoder comes with imageio-ffmpeg. Odd sizes lose their last row or column. 30 frames per
+    second where `env` does not say how many."""
+    fps = env.metadata.get("render_fps", 30) / action_repeat
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = (size // 2 * 2 for size in frames[0].shape[:2])
     with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, ffmpeg_log_level="error") as video:
@@ -297,15 +316,18 @@ class Run:
     def _start_tracker(self, tracker_id: str | None):
         import wandb
 
-        self.tracker = wandb.init(
-            project=self.args.wandb_project,
-            entity=self.args.wandb_entity,
-            name=self.folder.name,
-            id=tracker_id,  # None: W&B draws one
-            resume="allow",
-            dir=self.folder,
-            config=asdict(self.args),
-        )
+        try:
+            self.tracker = wandb.init(
+                project=self.args.wandb_project,
+                entity=self.args.wandb_entity,
+                name=self.folder.name,
+                id=tracker_id,  # None: W&B draws one
+                resume="allow",
+                dir=self.folder,
+                config=asdict(self.args),
+            )
+        except wandb.Error as error:
+            raise InputError(f"--track: {error}. Run `wandb login`, set WANDB_MODE=offline, or leave it out.") from error
         self.tracker.define_metric("global_step")
         self.tracker.define_metric("*", step_metric="global_step")  # W&B's own step may not go back, ours does after a resume
 
@@ -422,7 +444,7 @@ class Run:
             self._write("best.pt", global_step, {"agent": agent.state_dict(), "evaluation": summary})
         if frames:
             video = self.folder / "videos" / f"step-{global_step:08d}.mp4"
-            write_video(video, frames, self.eval_env.metadata["render_fps"] / self.args.action_repeat)
+            write_video(video, frames, self.eval_env, self.args.action_repeat)
             if self.tracker:
                 import wandb
 
@@ -432,6 +454,10 @@ class Run:
     def _make_eval_env(self):
         generators = rng_state()
         self.eval_env = make_env(**self.recipe, render_mode="rgb_array" if self.args.capture_video else None)
+        if self.args.capture_video:
+            self.eval_env.reset(seed=EVALUATION_SEED)
+            if not isinstance(self.eval_env.render(), np.ndarray):
+                raise InputError(f"{self.args.env_id} draws no pictures: leave out --capture-video.")
         set_rng_state(generators)
 
     # Checkpoints
@@ -453,6 +479,8 @@ class Run:
         processes = gather({"envs": snapshot_envs(envs), "random": rng_state(rng), "replay": arrays})
         if self.writes:
             self._save(global_step, metrics, agent, processes)
+            if agent.num_updates == 0 and global_step >= self.args.total_timesteps:
+                self.say(f"Nothing was learned: {global_step:,} steps end before the first update. A larger --total-timesteps has some.")
         if size() > 1:
             exchange(0)  # nobody exits before the files are whole: torchrun would end the others
 

@@ -11,7 +11,7 @@ against overestimation; on pixels, images shifted at random, and one convolution
 Differs from the paper:
 - One update uses one shifted view of each image (DrQ averages over two).
 - The encoder has no target network: online and target critic share it (as in DrQ-v2; DrQ copies it).
-- On pixels returns may be n-step and rewards scaled: see `PRESETS`.
+- Returns may be n-step and rewards scaled, as on pixels and LunarLander: see `PRESETS`.
 """
 
 import math

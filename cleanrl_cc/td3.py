@@ -10,7 +10,7 @@ action smooths the value around it; the actor and all targets move only at every
 Differs from the paper:
 - Networks, batch and learning rate are those of the authors' later code: two layers of 256, 256 transitions, 3e-4.
 - On pixels: random shift, one encoder that learns from the critics alone and has no target, n-step returns, falling exploration noise
-  and no delay, as in DrQ-v2.
+  and no delay, as in DrQ-v2. LunarLander has n-step returns, too.
 """
 
 import math

@@ -1,5 +1,6 @@
 """A wrong input ends in one clear sentence and a non-zero exit code, leaves no run folder behind and loses nothing on disk."""
 
+import math
 import pickle
 import shutil
 import zipfile
@@ -62,6 +63,10 @@ WRONG = {
     "negative exploration": ({"exploration_noise": -0.1}, ["--exploration-noise"]),
     "negative exploration at the end": ({"final_exploration_noise": -0.1}, ["--final-exploration-noise"]),
     "one bin": ({"bins": 1}, ["--bins", "at least 2", "1"]),
+    "endless updates": ({"updates_per_step": math.inf}, ["--updates-per-step", "finite"]),
+    "a support without end": ({"v_max": math.inf}, ["--v-max", "finite"]),
+    "a seed too large for NumPy": ({"seed": 2**32}, ["--seed", "4294967296"]),
+    "a stack too high": ({"env_id": "CarRacing-v3", "frame_stack": 300}, ["--frame-stack", "300", "255"]),
     "no updates between targets": ({"target_update_frequency": 0}, ["--target-update-frequency", "at least 1"]),
     "more than all actions random": ({"epsilon_end": 1.5}, ["--epsilon-end", "between 0 and 1"]),
     "random actions that take no steps": ({"epsilon_steps": 0}, ["--epsilon-steps", "positive"]),
@@ -282,6 +287,12 @@ def test_a_resumed_run_cannot_change(changes, run):
     before = contents(folder)
     assert flags(changes)[0] in input_error(resume, script, folder, **changes)
     assert contents(folder) == before
+
+
+def test_what_was_auto_may_be_auto_again(run):
+    script, folder = run
+    args = parse(script, flags({"resume": folder, "device": "auto", "precision": "auto"}))
+    assert (args.device, args.precision) == ("cpu", "fp32")
 
 
 # --- the command line ---

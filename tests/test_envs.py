@@ -201,6 +201,14 @@ def test_actions_from_minus_one_to_one_span_asymmetric_bounds(dtype):
     assert env.unwrapped.action.tolist() == [[1, 0], [-5, 3]]
 
 
+def test_actions_reach_every_whole_number_between_integer_bounds():
+    env = make_stub(action_space=Box(-2, 3, (101,), np.int64))
+    env.reset()
+    env.step(np.linspace(-1, 1, 101, dtype=np.float32))
+    numbers, counts = np.unique(env.unwrapped.action, return_counts=True)
+    assert numbers.tolist() == [-2, -1, 0, 1, 2, 3] and counts[1:-1].min() >= 19 and counts[[0, -1]].min() >= 10
+
+
 @pytest.mark.parametrize("bound", [np.inf, np.nan])
 def test_missing_bounds_are_replaced_with_one_warning(bound):
     space = Box(-2, 2, (3,))

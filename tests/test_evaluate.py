@@ -66,10 +66,14 @@ def test_a_trace_ends_with_the_value_of_a_time_limit_and_realised_returns_go_on_
         ({"episodes": 0}, ["--episodes", "at least 1"]),
         ({"seed": -5}, ["--seed", "at least 0"]),
         ({"render": True, "save_video": True}, ["--render", "--save-video"]),
+        ({"render": True}, ["--render", "screen", "--save-video"]),
+        ({"seed": 2**32}, ["--seed", "4294967296"]),
         ({"device": "cuda:7"}, ["--device cuda:7"]),
     ],
 )
-def test_a_wrong_option(changes, words, run):
+def test_a_wrong_option(changes, words, run, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
     message = input_error(evaluate, Options(str(run), **{"device": "cpu"} | changes))
     assert all(word in message for word in words)
 

@@ -22,6 +22,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import PendulumEnv
 from helpers import (
     ROOT,
     SCRIPTS,
@@ -233,6 +234,42 @@ def test_wandb_is_given_our_steps_and_keeps_its_own(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: tracker))
     train(SCRIPTS[0], tmp_path / "run", total_timesteps=1000, track=True)
     assert logged and all(not more and "global_step" in values for (values,), more in logged)  # its step may not go back, ours may
+
+
+def test_wandb_that_refuses_is_one_sentence(tmp_path, monkeypatch):
+    class Refusal(Exception):
+        pass
+
+    def refuse(**_):
+        raise Refusal("not logged in")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse, Error=Refusal))
+    message = input_error(train, SCRIPTS[0], tmp_path / "run", track=True)
+    assert "--track" in message and "not logged in" in message and "wandb login" in message
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_that_ends_before_its_first_update_says_so(script, tmp_path, capsys):
+    train(script, tmp_path / "run", total_timesteps=20)
+    assert "Nothing was learned" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_does_not_end_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("cleanrl_cc.runs.MAX_EPISODE_STEPS", 150)  # Pendulum's episodes take 200
+    assert "max_episode_steps" in input_error(train, SCRIPTS[0], tmp_path / "run")
+
+
+@pytest.mark.parametrize("picture", [None, np.zeros((64, 64, 3), np.uint8)])
+def test_what_cannot_be_filmed_is_told_before_training_and_a_missing_rate_is_30(picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(PendulumEnv, "metadata", {"render_modes": ["rgb_array"]})
+    monkeypatch.setattr(PendulumEnv, "render", lambda self: picture)
+    changes = {"capture_video": True, "total_timesteps": 60}
+    if picture is None:
+        assert "--capture-video" in input_error(train, SCRIPTS[0], tmp_path / "run", **changes)
+        assert not (tmp_path / "run").exists()
+    else:
+        train(SCRIPTS[0], tmp_path / "run", **changes)
+        assert len(list((tmp_path / "run" / "videos").iterdir())) == 1
 
 
 def test_a_policy_that_is_not_finite_is_not_evaluated(tmp_path, monkeypatch):
