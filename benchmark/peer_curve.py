@@ -1,7 +1,7 @@
 """Trains Stable-Baselines3's or SBX's TD3 with the settings of our preset and evaluates it as ours is: is a slow start ours, or the task's?
 
     pip install -e ".[peers]"
-    python benchmark/peer_curve.py --library sbx --env-id Hopper-v5 --csv benchmark/results/td3-peers.csv
+    python benchmark/peer_curve.py --library sbx --env-id Hopper-v5 --csv td3-peers.csv
 
 The CSV gets a line per evaluation.
 """
