@@ -59,7 +59,7 @@ def collect(run: Path, options: Options) -> Path:
     target = options.results / destination(json.loads(text), options.name)
     target.mkdir(parents=True, exist_ok=True)
     old, new = ((folder / "evaluations.csv").read_bytes() if (folder / "evaluations.csv").exists() else b"" for folder in (target, run))
-    if not new.startswith(old):  # it is not the run from here on that was collected before: neither are its scores
+    if not new.startswith(old):  # another run was collected before: its scores are not this one's
         for file in target.glob("episodes-*.json"):
             file.unlink()
     (target / "args.json").write_text(without_machine_paths(text))

@@ -20,7 +20,7 @@ commands() {
   for seed in $SEEDS; do
     run dqn_atari_style-axes dqn_atari_style CarRacing-v3 "$seed" --action-set auto
     run rainbow-axes rainbow CarRacing-v3 "$seed" --action-set auto
-    run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" --learning-rate-schedule constant --total-timesteps 180000
+    run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" --learning-rate-schedule constant --total-timesteps 180000 --buffer-size 150000
     run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" --image-size 64 --total-timesteps 200000 --buffer-size 200000
     run sac_drq-fewer-updates sac_drq CarRacing-v3 "$seed" --updates-per-step 0.2 --total-timesteps 240000 --buffer-size 240000 --eval-frequency 20000
     run td3-later-rate td3 Hopper-v5 "$seed" --learning-rate 3e-4
