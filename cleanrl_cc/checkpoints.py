@@ -60,6 +60,8 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
         raise InputError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}.")
     if algorithm not in (None, checkpoint["algorithm"]):
         raise InputError(f"{file} was written by {checkpoint['algorithm']}.py: resume it with that script, not with {algorithm}.py.")
+    if isinstance(checkpoint["args"], dict):
+        checkpoint["args"].setdefault("matmul", "mkl")  # what computed the runs from before there was a choice
     return checkpoint
 
 

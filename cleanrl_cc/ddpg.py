@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from cleanrl_cc.envs import make_vector_env, require
-from cleanrl_cc.machine import place_buffer, start_torch
+from cleanrl_cc.machine import Fp32Linear, place_buffer, start_torch
 from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
 
 # --- arguments ---
@@ -63,7 +63,9 @@ class Args:
     num_threads: int | None = None
     """torch threads; None: torch decides"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts the networks; auto: bf16 for pixels on processors that have it, else fp32"""
+    """bf16 autocasts all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
+    matmul: Literal["auto", "mkl", "onednn"] = "auto"
+    """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False
     """torch.compile the updates (needs a C++ compiler)"""
     runs_dir: str = "runs"
@@ -275,7 +277,7 @@ def trunk(in_dim: int, feature_dim: int) -> nn.Module:
 def mlp(in_dim: int, hidden_dim: int, out_dim: int, norm: type = nn.Identity) -> nn.Sequential:
     first, second = nn.Linear(in_dim, hidden_dim), nn.Linear(hidden_dim, hidden_dim)
     hidden = [norm(in_dim), first, norm(hidden_dim), nn.ReLU(inplace=True), second, norm(hidden_dim), nn.ReLU(inplace=True)]
-    return nn.Sequential(*hidden, nn.Linear(hidden_dim, out_dim))
+    return nn.Sequential(*hidden, Fp32Linear(hidden_dim, out_dim))
 
 
 class Actor(nn.Module):
@@ -322,9 +324,8 @@ class Agent(nn.Module):
         self.register_buffer("ou_noise", torch.zeros(args.num_envs, action_dim))
         self.to(device)
         networks = (self.actor_target, self.critic_target), (self.actor, self.critic)  # listed once, not at every update
-        self.target_tensors, self.online_tensors = (
-            [tensor for network in pair for tensor in network.state_dict().values() if tensor.is_floating_point()] for pair in networks
-        )
+        self.target_tensors, self.online_tensors = ([tensor for network in pair for tensor in network.parameters()] for pair in networks)
+        self.target_statistics, self.online_statistics = ([tensor for net in pair for tensor in net.buffers()] for pair in networks)
         self.eval()  # batch normalisation uses, and remembers, the batch in the online network that an update changes, and nowhere else
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
@@ -409,8 +410,10 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def update_targets(self):
-        # θ̄ ← τ θ + (1 - τ) θ̄, of batch normalisation's statistics too
+        # θ̄ ← τ θ + (1 - τ) θ̄; batch normalisation's statistics are copied: they would crawl from (0, 1)
         torch._foreach_lerp_(self.target_tensors, self.online_tensors, self.args.tau)
+        for target, online in zip(self.target_statistics, self.online_statistics, strict=True):
+            target.copy_(online)
 
 
 # --- training ---
@@ -424,7 +427,7 @@ def train(args: Args) -> float:
     check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
     require(args.batch_size >= 2 or not args.batch_norm, "batch_size", args.batch_size, "at least 2 for batch normalisation")
     envs = make_vector_env(args, continuous=True)
-    device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
+    device = start_torch(args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size))
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed

@@ -2,24 +2,33 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import random
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from cleanrl_cc.envs import InputError, require
 
 
-def start_torch(args, pixels: bool) -> torch.device:
-    """Seeds every generator, sets threads and matmul precision, and resolves "auto" in `args.device` and, for `pixels` or not,
-    `args.precision`. Where torch.compile finds no compiler, `args.compile` becomes False."""
+def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.device:
+    """Seeds every generator, sets threads and the library of matrix products, and resolves "auto" in `args`.
+
+    Args:
+        args: the run's; "auto" in `device`, `precision` and `matmul` becomes what was found, so that a resumed run keeps it. Where
+            torch.compile finds no compiler, `compile` becomes False.
+        pixels: whether the networks read images.
+        batch_sizes: what acting and learning put through layers of `args.hidden_dim`: products by which "auto" chooses the library.
+    """
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
@@ -28,20 +37,106 @@ def start_torch(args, pixels: bool) -> torch.device:
     if args.num_threads is not None:
         require(args.num_threads >= 1, "num_threads", args.num_threads, "at least 1")
         torch.set_num_threads(args.num_threads)
-    bf16_is_native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    if device.type == "cuda":
+        bf16_is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        bf16_is_native = torch.cpu._is_avx512_bf16_supported()
     if args.precision == "auto":
-        args.precision = "bf16" if bf16_is_native and pixels else "fp32"
+        args.precision = "bf16" if bf16_is_native and pixels and bf16_is_faster(device) else "fp32"
     if args.precision == "bf16" and not bf16_is_native:
         print("Warning: this processor has no bf16 instructions; --precision fp32 will be several times faster.", file=sys.stderr)
     compiler = os.environ.get("CXX", "g++")
     if args.compile and shutil.which(compiler) is None:
         print(f"Warning: --compile finds no C++ compiler ({compiler}, or what CXX names): updates are not compiled.", file=sys.stderr)
         args.compile = False
-    # TF32 on a GPU. On a CPU "medium" is another library, as fast for products of 256^3 and 15 µs slower for each small one.
-    torch.set_float32_matmul_precision("medium" if device.type == "cuda" else "highest")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("medium")  # TF32
+    else:
+        args.matmul = choose_matmul(args.matmul, [(rows, args.hidden_dim, args.hidden_dim) for rows in batch_sizes])
     torch.backends.cudnn.deterministic = True
     keep_pages()
     return device
+
+
+# What torch calls the precision of fp32 products is on a CPU the choice between two libraries, and on some processors more than that.
+MATMUL = {"mkl": "highest", "onednn": "medium"}
+
+
+def choose_matmul(name: str, products: list[tuple[int, int, int]]) -> str:
+    """Has fp32 matrix products computed by MKL (or the BLAS that torch was built with) or by oneDNN from here on.
+
+    No constant is right. On AMD processors with AVX-512 oneDNN takes half of MKL's time for 256 x 256 x 256; elsewhere it gains nothing
+    there and loses 15 µs at each small product; and where a processor multiplies bf16 matrices (AMX), what torch asks of oneDNN is bf16.
+
+    Args:
+        name: "mkl", "onednn", or "auto": oneDNN if it takes less than five sixths of MKL's time for all `products` together, which
+            clocks that waver do not decide, and is as exact.
+
+    Returns:
+        The library in use: "mkl" also in place of a "onednn" that would compute in bf16 here.
+    """
+    if name != "mkl" and not onednn_is_exact():
+        if name == "onednn":
+            print("Warning: oneDNN would compute fp32 products in bf16 on this processor: MKL computes them.", file=sys.stderr)
+        name = "mkl"
+    if name == "auto":
+        seconds = {library: math.inf for library in MATMUL}
+        for _ in range(3):  # in turns: a machine that slows down slows both
+            for library, precision in MATMUL.items():
+                torch.set_float32_matmul_precision(precision)
+                seconds[library] = min(seconds[library], sum(time_product(*product) for product in products))
+        name = "onednn" if seconds["onednn"] < 5 / 6 * seconds["mkl"] else "mkl"
+        print(f"Matrix products by {name}: " + ", ".join(f"{key} {1e3 * s:.2f} ms" for key, s in seconds.items()), file=sys.stderr)
+    torch.set_float32_matmul_precision(MATMUL[name])
+    return name
+
+
+def onednn_is_exact() -> bool:
+    """Whether fp32 products by oneDNN are fp32's here: their error is 1e-6 of the largest value, and that of bf16 products 3e-3."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(MATMUL["onednn"])
+    matrix = torch.linspace(-1, 1, 256 * 256).sin().view(256, 256)  # draws from no generator
+    exact = matrix.double() @ matrix.double().T
+    error = (matrix @ matrix.T - exact).abs().max() / exact.abs().max()
+    torch.set_float32_matmul_precision(before)
+    return error.item() < 1e-5
+
+
+def time_product(rows: int, in_dim: int, out_dim: int) -> float:
+    """Seconds of a linear layer, (rows, in_dim) to (rows, out_dim)."""
+    x, weight, bias = torch.ones(rows, in_dim), torch.ones(out_dim, in_dim), torch.ones(out_dim)
+    return shortest(lambda: F.linear(x, weight, bias))
+
+
+def bf16_is_faster(device: torch.device) -> bool:
+    """Whether a convolution of images takes less time in bf16 than in fp32, by a tenth at least."""
+    if device.type == "cuda":
+        return True
+    images, weight = torch.ones(16, 32, 20, 20), torch.ones(64, 32, 4, 4)
+    seconds = []
+    for dtype in (torch.bfloat16, torch.float32):
+        x, w = (tensor.to(dtype, memory_format=torch.channels_last) for tensor in (images, weight))
+        seconds.append(shortest(lambda x=x, w=w: F.conv2d(x, w, stride=2)))
+    return seconds[0] < 0.9 * seconds[1]
+
+
+def shortest(function) -> float:
+    """Seconds of the shortest of five calls, after one that does not count."""
+    function()
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
+
+
+class Fp32Linear(nn.Linear):
+    """The last layer of a network, in fp32 under autocast, too: bf16 would round what it returns to 8 bits."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
 
 
 def find_device(name: str) -> torch.device:

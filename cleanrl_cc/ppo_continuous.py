@@ -27,7 +27,7 @@ from torch import Tensor, nn, optim
 
 from cleanrl_cc.distributed import average_gradients, connect, moments, standardize, take_rank
 from cleanrl_cc.envs import make_vector_env, require
-from cleanrl_cc.machine import flatten, require_memory, start_torch
+from cleanrl_cc.machine import Fp32Linear, flatten, require_memory, start_torch
 from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
 
 # --- arguments ---
@@ -63,7 +63,9 @@ class Args:
     num_threads: int | None = None
     """torch threads; None: torch decides"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts the networks; auto: bf16 for pixels on processors that have it, else fp32"""
+    """bf16 autocasts all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
+    matmul: Literal["auto", "mkl", "onednn"] = "auto"
+    """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False
     """torch.compile the updates (needs a C++ compiler)"""
     runs_dir: str = "runs"
@@ -218,19 +220,19 @@ class RolloutBuffer:
 
 
 class RunningStatistics(nn.Module):
-    """Mean and variance of all rows ever given, in a checkpoint like weights."""
+    """Mean and variance of all rows ever given, in a checkpoint like weights. In float64: float32 makes noise of a large constant."""
 
     def __init__(self, *shape: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("var", torch.ones(shape))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
         self.register_buffer("count", torch.tensor(0))
 
     def update(self, rows: Tensor):
         """`rows` (B, *shape), and those of other processes. Chan et al. 1983: the variance of two sets from their means and variances."""
-        num_rows, mean, var = moments(rows)
+        num_rows, mean, var = moments(rows.double())
         self.count += num_rows
-        share, delta = num_rows / self.count, mean - self.mean
+        share, delta = num_rows / self.count.double(), mean - self.mean
         self.var.lerp_(var, share).add_(share * (1 - share) * delta.square())
         self.mean.add_(share * delta)
 
@@ -260,7 +262,7 @@ class Encoder(nn.Module):
 
 def mlp(sizes: list[int], activation: type[nn.Module], last_gain: float) -> nn.Sequential:
     hidden = [(orthogonal(nn.Linear(*pair)), activation()) for pair in zip(sizes[:-2], sizes[1:-1], strict=True)]
-    return nn.Sequential(*[module for pair in hidden for module in pair], orthogonal(nn.Linear(*sizes[-2:]), last_gain))
+    return nn.Sequential(*[module for pair in hidden for module in pair], orthogonal(Fp32Linear(*sizes[-2:]), last_gain))
 
 
 class Normal(NamedTuple):
@@ -350,7 +352,7 @@ class Agent(nn.Module):
         obs = torch.as_tensor(obs, device=self.device)
         if self.obs_statistics is None:
             return obs
-        return ((obs - self.obs_statistics.mean) * (self.obs_statistics.var + 1e-8).rsqrt()).clamp_(-10, 10)
+        return ((obs - self.obs_statistics.mean) * (self.obs_statistics.var + 1e-8).rsqrt()).clamp_(-10, 10).float()
 
     @torch.no_grad()
     def sample(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -411,10 +413,12 @@ class Agent(nn.Module):
         advantages, log_ratio = standardize(advantages), policy.log_prob(actions) - old_log_probs
         ratio, clip_coef = log_ratio.exp(), self.args.clip_coef
         policy_loss = -torch.min(ratio * advantages, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages).mean()
-        # L(V) = E[(V - R)²]
+        # L(V) = E[(V - R)²], or with clipping E[max((V - R)², (clip(V, V_old ± c) - R)²)]
+        errors, entropy = (values - returns).square(), policy.entropy()
         if self.args.clip_value is not None:
-            values = old_values + (values - old_values).clamp(-self.args.clip_value, self.args.clip_value)
-        value_loss, entropy = F.mse_loss(values, returns), policy.entropy()
+            clipped = old_values + (values - old_values).clamp(-self.args.clip_value, self.args.clip_value)
+            errors = torch.max(errors, (clipped - returns).square())
+        value_loss = errors.mean()
         loss = policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy
         return loss, *(part.detach() for part in (policy_loss, value_loss, entropy, log_ratio))
 
@@ -442,7 +446,8 @@ def train(args: Args) -> float:
     require(args.num_minibatches <= most, "num_minibatches", args.num_minibatches, f"at most {most} (two steps each, resets aside)")
     take_rank(args)
     envs = make_vector_env(args, continuous=True)
-    device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
+    rows = args.num_envs, args.num_envs * args.num_steps // args.num_minibatches  # of a step, of a minibatch
+    device = start_torch(args, envs.single_observation_space.dtype == np.uint8, rows)
     agent = connect(Agent(args, envs.single_observation_space, envs.single_action_space, device))
     buffer = RolloutBuffer(args, envs.single_observation_space, envs.single_action_space)
     rng = np.random.default_rng(args.seed)  # the order of minibatches

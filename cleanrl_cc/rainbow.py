@@ -62,7 +62,9 @@ class Args:
     num_threads: int | None = None
     """torch threads; None: torch decides"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts the networks; auto: bf16 for pixels on processors that have it, else fp32"""
+    """bf16 autocasts all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
+    matmul: Literal["auto", "mkl", "onednn"] = "auto"
+    """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False
     """torch.compile the updates (needs a C++ compiler)"""
     runs_dir: str = "runs"
@@ -436,7 +438,7 @@ def train(args: Args) -> float:
     check_args(args, counts, zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive, at_least_two=("bins", "num_atoms"))
     require(args.v_max > args.v_min, "v_max", args.v_max, f"greater than --v-min {args.v_min}")
     envs = make_vector_env(args)
-    device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
+    device = start_torch(args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size))
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed

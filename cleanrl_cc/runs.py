@@ -67,7 +67,7 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     args = tyro.cli(cls, description=_summary(cls), default=saved, args=argv)
     for name, value in asdict(saved).items():
         typed = getattr(args, name)
-        if typed == "auto" and name in ("device", "precision"):  # resolved in the checkpoint
+        if typed == "auto" and name in ("device", "precision", "matmul"):  # resolved in the checkpoint
             setattr(args, name, value)
         elif name not in ("resume", "total_timesteps") and typed != value:
             flag = "--" + name.replace("_", "-")

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from cleanrl_cc.envs import make_vector_env, require
-from cleanrl_cc.machine import place_buffer, start_torch
+from cleanrl_cc.machine import Fp32Linear, place_buffer, start_torch
 from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
 
 # --- arguments ---
@@ -62,7 +62,9 @@ class Args:
     num_threads: int | None = None
     """torch threads; None: torch decides"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts the networks; auto: bf16 for pixels on processors that have it, else fp32"""
+    """bf16 autocasts all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
+    matmul: Literal["auto", "mkl", "onednn"] = "auto"
+    """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False
     """torch.compile the updates (needs a C++ compiler)"""
     runs_dir: str = "runs"
@@ -285,14 +287,14 @@ class TwinLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = (self.weight, self.bias) if len(x) == 2 else (self.weight[:1], self.bias[:1])
-        if weight.shape[2] == 1:  # batched matrix times vector is slow on a CPU: 6 % of an update
+        if weight.shape[2] == 1:  # batched matrix times vector is slow on a CPU: 6 % of an update; fp32 under autocast, too
             return (x * weight.mT).sum(dim=2, keepdim=True) + bias
         return torch.baddbmm(bias, x, weight)
 
 
-def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear) -> nn.Sequential:
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear) -> nn.Sequential:
     relu = nn.ReLU(inplace=True)  # 2 % of an update
-    return nn.Sequential(linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu, linear(hidden_dim, out_dim))
+    return nn.Sequential(linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu, last(hidden_dim, out_dim))
 
 
 class Actor(nn.Module):
@@ -313,7 +315,7 @@ class TwinCritic(nn.Module):
     def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
         super().__init__()
         self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
-        self.layers = mlp((feature_dim or in_dim) + action_dim, hidden_dim, 1, linear=TwinLinear)
+        self.layers = mlp((feature_dim or in_dim) + action_dim, hidden_dim, 1, TwinLinear, TwinLinear)
 
     def forward(self, encoding: Tensor, actions: Tensor, num: int = 2) -> tuple[Tensor, ...]:
         x = torch.cat([self.trunk(encoding), actions], dim=1)
@@ -430,7 +432,7 @@ def train(args: Args) -> float:
     zero, positive = ("learning_starts", "updates_per_step", *noises), ("learning_rate", "reward_scale", "exploration_steps")
     check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
     envs = make_vector_env(args, continuous=True)
-    device = start_torch(args, pixels=envs.single_observation_space.dtype == np.uint8)
+    device = start_torch(args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size))
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed

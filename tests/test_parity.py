@@ -555,12 +555,11 @@ def ppo_weights(model: sb3.PPO) -> dict:
     return layers | {"log_std": policy.log_std.detach().clone()}
 
 
-@pytest.mark.parametrize("clip_value", [None, 0.05])
-def test_a_ppo_update_equals_stable_baselines3(clip_value, monkeypatch):
+def test_a_ppo_update_equals_stable_baselines3(monkeypatch):
     num_steps, num_envs = 24, 4
     rates = {"gamma": GAMMA, "gae_lambda": 0.9, "learning_rate": LEARNING_RATE, "ent_coef": 0.01, "vf_coef": 0.3, "max_grad_norm": 0.4}
     net = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "log_std_init": -0.5}
-    args = {"policy_kwargs": net, "n_steps": num_steps, "batch_size": 32, "n_epochs": 2, "clip_range": 0.05, "clip_range_vf": clip_value}
+    args = {"policy_kwargs": net, "n_steps": num_steps, "batch_size": 32, "n_epochs": 2, "clip_range": 0.05}
     venv = sb3.common.vec_env.DummyVecEnv([Spaces] * num_envs)
     model = sb3.PPO("MlpPolicy", venv, **args, **rates, seed=1, device="cpu")
     model.set_logger(configure(None, []))
@@ -570,7 +569,6 @@ def test_a_ppo_update_equals_stable_baselines3(clip_value, monkeypatch):
         "num_minibatches": 3,
         "num_epochs": 2,
         "clip_coef": 0.05,
-        "clip_value": clip_value,
     }
     args = ppo_continuous.Args(**args, **rates, precision="fp32", initial_log_std=-0.5, normalize=False)
     agent = ppo_continuous.Agent(args, Spaces.observation_space, Spaces.action_space, torch.device("cpu"))
@@ -639,5 +637,26 @@ def test_running_statistics_are_those_of_all_rows():
     for part in rows.split([1, 2, 97, 200]):
         statistics.update(part)
     assert statistics.count == 300
-    torch.testing.assert_close(statistics.mean, rows.mean(dim=0))
-    torch.testing.assert_close(statistics.var, rows.var(dim=0, correction=0))
+    torch.testing.assert_close(statistics.mean, rows.double().mean(dim=0))
+    torch.testing.assert_close(statistics.var, rows.double().var(dim=0, correction=0))
+
+
+def test_a_constant_far_from_zero_is_normalised_to_zero():
+    statistics = ppo_continuous.RunningStatistics(1)
+    for _ in range(100):
+        statistics.update(torch.full((2048, 1), 20_000.3))
+    assert abs(np.float32(20_000.3) - statistics.mean.item()) * (statistics.var.item() + 1e-8) ** -0.5 < 0.01
+
+
+def test_a_clipped_value_loss_is_the_larger_of_both():
+    args = ppo_continuous.Args(clip_value=0.2, precision="fp32", normalize=False)
+    agent = ppo_continuous.Agent(args, Spaces.observation_space, Spaces.action_space, torch.device("cpu"))
+    rng = np.random.default_rng(8)
+    obs, actions = (torch.as_tensor(rng.normal(size=(64, size)), dtype=torch.float32) for size in (OBS_DIM, ACTION_DIM))
+    values = agent(obs)[1].detach().numpy()
+    old_values, returns = values + rng.normal(size=64), values + rng.normal(size=64)
+    columns = [torch.as_tensor(column, dtype=torch.float32) for column in (np.zeros(64), old_values, rng.normal(size=64), returns)]
+    value_loss = agent.losses(obs, actions, *columns)[2]
+    clipped = np.clip(values, old_values - 0.2, old_values + 0.2)
+    expected = np.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
+    assert value_loss.item() == pytest.approx(expected, rel=1e-4) != pytest.approx(((clipped - returns) ** 2).mean(), rel=0.1)

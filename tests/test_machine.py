@@ -1,0 +1,105 @@
+"""What a run runs on: which library multiplies matrices, and what stays fp32 in bf16."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from helpers import SCRIPTS, checkpoint, load_script, resume, train
+
+from cleanrl_cc import machine
+
+OBS_SPACE, ACTION_SPACE = gym.spaces.Box(-np.inf, np.inf, (11,), np.float32), gym.spaces.Box(-1, 1, (3,), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def matmul_precision():
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def pretend(monkeypatch, exact: bool, onednn: float, mkl: float = 1.0):
+    """A processor whose oneDNN is exact or not, and takes so many seconds."""
+    seconds = {"medium": onednn, "highest": mkl}
+    monkeypatch.setattr(machine, "onednn_is_exact", lambda: exact)
+    monkeypatch.setattr(machine, "time_product", lambda *_: seconds[torch.get_float32_matmul_precision()])
+
+
+@pytest.mark.parametrize("onednn, chosen", [(0.5, "onednn"), (0.8, "onednn"), (0.9, "mkl"), (1.0, "mkl"), (2.0, "mkl")])
+def test_auto_takes_the_faster_library(onednn, chosen, monkeypatch, capsys):
+    pretend(monkeypatch, exact=True, onednn=onednn)
+    assert machine.choose_matmul("auto", [(256, 256, 256)]) == chosen
+    assert torch.get_float32_matmul_precision() == machine.MATMUL[chosen]
+    assert f"Matrix products by {chosen}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["auto", "onednn"])
+def test_products_in_bf16_never_pass_for_fp32(name, monkeypatch, capsys):
+    pretend(monkeypatch, exact=False, onednn=0.1)
+    assert machine.choose_matmul(name, [(256, 256, 256)]) == "mkl"
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert ("bf16" in capsys.readouterr().err) == (name == "onednn")
+
+
+def test_the_library_in_use_is_as_exact_as_fp32():
+    machine.choose_matmul("onednn", [])
+    a, b = torch.randn(2, 256, 256, generator=torch.Generator().manual_seed(1))
+    exact = a.double() @ b.double()
+    assert ((a @ b - exact).abs().max() / exact.abs().max()).item() < 1e-5
+
+
+def test_the_probe_draws_from_no_generator():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    machine.choose_matmul("auto", [(256, 256, 256)])
+    machine.bf16_is_faster(torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_keeps_its_library(script, monkeypatch, tmp_path):
+    pretend(monkeypatch, exact=True, onednn=0.1)
+    train(script, tmp_path / "run", total_timesteps=60)
+    assert checkpoint(tmp_path / "run")["args"]["matmul"] == "onednn"
+    pretend(monkeypatch, exact=True, onednn=10.0)
+    resume(script, tmp_path / "run", total_timesteps=80, matmul="auto")
+    assert checkpoint(tmp_path / "run")["args"]["matmul"] == "onednn"
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_a_checkpoint_from_before_the_choice_goes_on_with_mkl(monkeypatch, tmp_path):
+    train("td3", tmp_path / "run", total_timesteps=60)
+    state = checkpoint(tmp_path / "run")
+    del state["args"]["matmul"]
+    torch.save(state, tmp_path / "run" / "last.pt")
+    pretend(monkeypatch, exact=True, onednn=0.1)
+    resume("td3", tmp_path / "run", total_timesteps=80)
+    assert checkpoint(tmp_path / "run")["args"]["matmul"] == "mkl"
+
+
+@pytest.mark.parametrize("script", ["sac_drq", "td3", "ddpg", "ppo_continuous"])
+def test_the_last_layer_is_fp32_in_bf16(script):
+    module = load_script(script)
+    agent = module.Agent(module.Args(precision="bf16"), OBS_SPACE, ACTION_SPACE, torch.device("cpu"))
+    obs = np.random.default_rng(1).normal(size=(500, 11)).astype(np.float32)
+    for output in (agent.act(obs, deterministic=True), agent.value(obs)):
+        rounded = torch.as_tensor(output).bfloat16().float().numpy()
+        assert np.mean(output == rounded) < 0.05, "rounded to 8 bits"
+
+
+@pytest.mark.parametrize("supported, expected", [(True, "bf16"), (False, "fp32")])
+def test_a_card_that_emulates_bf16_gets_fp32(supported, expected, monkeypatch):
+    asked = []
+    monkeypatch.setattr(machine, "find_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: asked.append(including_emulation) or supported)
+    args = load_script("sac_drq").Args()
+    machine.start_torch(args, pixels=True)
+    assert (args.precision, asked) == (expected, [False])
+
+
+def test_a_processor_that_is_slower_in_bf16_gets_fp32(monkeypatch):
+    args = load_script("sac_drq").Args(device="cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(machine, "bf16_is_faster", lambda _: False)
+    machine.start_torch(args, pixels=True)
+    assert args.precision == "fp32"
