@@ -11,7 +11,6 @@ import difflib
 import importlib
 import itertools
 import os
-import subprocess
 import sys
 import warnings
 from collections import deque
@@ -22,6 +21,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, flatdim, flatten
 from PIL import Image
 
+from cleanrl_cc.rendering import choose_gl_backend, follow, frame_source, is_image
 from cleanrl_cc.vector import GroupedVectorEnv, usable_cores
 
 gym.register("cleanrl_cc/FastCarRacing-v3", "cleanrl_cc.car_racing:FastCarRacing", max_episode_steps=1000)
@@ -192,91 +192,6 @@ def is_mujoco(env_id: str) -> bool:
     """True for what MuJoCo renders."""
     entry_point = str(find_spec(env_id).entry_point)
     return env_id.startswith("dm_control/") or "mujoco" in entry_point or "cleanrl_cc.obstacles" in entry_point
-
-
-# --- rendering without a screen ---
-
-_PROBE = (
-    "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); "
-    "from OpenGL import GL; print(GL.glGetString(GL.GL_RENDERER).decode())"
-)
-
-
-def choose_gl_backend() -> str:
-    """Sets MUJOCO_GL to the first back end that works, found in a child process because a failed attempt cannot be undone.
-
-    Returns:
-        "egl", "osmesa", the user's own MUJOCO_GL, "glfw" where the system has a desktop's OpenGL, or "disabled".
-    """
-    if sys.platform != "linux":
-        return os.environ.get("MUJOCO_GL", "glfw")
-    chosen_by_us = os.environ.get("CLEANRL_CC_GL")  # inherited by worker processes, which need not probe again
-    if chosen_by_us:
-        return chosen_by_us
-    for backend in [os.environ["MUJOCO_GL"]] if os.environ.get("MUJOCO_GL") else ["egl", "osmesa"]:
-        environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
-        probe = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True)
-        if probe.returncode == 0:
-            renderer = probe.stdout.strip()
-            print(f"MuJoCo renders with {backend}: {renderer}", file=sys.stderr)
-            if "llvmpipe" in renderer or "softpipe" in renderer:
-                print("Warning: this is software rendering; pixels from MuJoCo will be slow.", file=sys.stderr)
-            break
-    else:
-        backend = "disabled"
-    os.environ["MUJOCO_GL"] = os.environ["CLEANRL_CC_GL"] = backend
-    return backend
-
-
-def frame_source(env: gym.Env, emits_images: bool, size: int):
-    """Where pixels come from: a function, called once per agent step, from the observation to a frame uint8 (H, W) or (H, W, C); and one
-    that closes what the first has opened."""
-    base = env.unwrapped
-    if type(base).__name__ == "FastCarRacing":
-        base.render_observation = False  # drawn once per agent step, here, instead of at every physics step
-        return lambda obs: car_racing_view(base.draw()), lambda: None
-    if emits_images:
-        return lambda obs: obs, lambda: None
-    # Without shadows and reflections software rendering is four to nine times faster.
-    if hasattr(base, "physics"):  # dm_control
-        flags, camera = {"shadow": False, "reflection": False}, getattr(base, "camera_id", 0)
-        return lambda obs: base.physics.render(size, size, camera_id=camera, render_flag_overrides=flags), lambda: None
-    if hasattr(base, "mujoco_renderer"):  # a renderer of our own: the environment's has the size of its videos
-        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
-        from mujoco import mjtRndFlag
-
-        camera = base.mujoco_renderer.default_cam_config
-        renderer = MujocoRenderer(base.model, base.data, camera, width=size, height=size)
-        follow(renderer)
-        renderer.render("rgb_array")  # creates the scene
-        for flag in (mjtRndFlag.mjRND_SHADOW, mjtRndFlag.mjRND_REFLECTION):
-            renderer.viewer.scn.flags[flag] = 0
-        return lambda obs: renderer.render("rgb_array"), renderer.close
-    return lambda obs: env.render(), lambda: None
-
-
-def follow(renderer):
-    """Gymnasium 1.4's free camera stays where it is and robots run out of the picture: the model's own, `track`, goes with them."""
-    from mujoco import mj_name2id, mjtObj
-
-    renderer.camera_id = mj_name2id(renderer.model, mjtObj.mjOBJ_CAMERA, "track")  # -1, the free camera, where there is none
-
-
-# Tiles of the road are (102, 102, 102) once visited and up to 107 before: 2 % of the range, and all there is to see of where
-# the car has been. The curve gives these five levels a quarter of the range. It is monotone: no two grays swap places.
-_ROAD_CONTRAST = np.interp(np.arange(256), [0, 101, 108, 255], [0, 64, 128, 255]).round().astype(np.uint8)
-
-
-def car_racing_view(frame: np.ndarray) -> np.ndarray:
-    """CarRacing's 96x96 picture without the dashboard (bottom 12 rows) and the 6 columns at either side: (84, 84, 3) uint8."""
-    return _ROAD_CONTRAST[frame[:84, 6:90]]
-
-
-def is_image(space: gym.Space) -> bool:
-    """True for a uint8 Box of shape (H, W), (H, W, 1) or (H, W, 3)."""
-    if not isinstance(space, Box) or space.dtype != np.uint8:
-        return False
-    return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3))
 
 
 # --- actions ---

@@ -524,8 +524,8 @@ def run_python(code: str, **variables) -> subprocess.CompletedProcess:
 
 def test_the_gl_backend_is_probed_once_and_told_to_workers():
     code = (
-        "import os, cleanrl_cc.envs as e; backend = e.choose_gl_backend(); e.subprocess = None; assert e.choose_gl_backend() == backend; "
-        "assert os.environ['MUJOCO_GL'] == os.environ['CLEANRL_CC_GL'] == backend; print(backend)"
+        "import os, cleanrl_cc.rendering as r; backend = r.choose_gl_backend(); r.subprocess = None; "
+        "assert r.choose_gl_backend() == backend; assert os.environ['MUJOCO_GL'] == os.environ['CLEANRL_CC_GL'] == backend; print(backend)"
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr
@@ -541,7 +541,7 @@ def test_egl_is_tried_before_osmesa_and_software_is_told(monkeypatch, capsys):
         tried.append(env["MUJOCO_GL"])
         return SimpleNamespace(returncode=len(tried) < 2, stdout="llvmpipe (LLVM 15)\n")
 
-    monkeypatch.setattr("cleanrl_cc.envs.subprocess", SimpleNamespace(run=probe))
+    monkeypatch.setattr("cleanrl_cc.rendering.subprocess", SimpleNamespace(run=probe))
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.setenv("CLEANRL_CC_GL", "")
     assert choose_gl_backend() == "osmesa" and tried == ["egl", "osmesa"]
@@ -561,20 +561,3 @@ def test_without_opengl_states_still_work(env_id):
     code = f"from cleanrl_cc.envs import make_env; env = make_env({env_id!r}); env.reset(); env.step(env.action_space.sample())"
     done = run_python(code, MUJOCO_GL="nonsense")
     assert done.returncode == 0, done.stderr
-
-
-def test_mujoco_pixels_have_no_shadows():
-    import mujoco
-    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
-
-    env = make_env("Hopper-v5", obs="pixels", grayscale=False, frame_stack=1)
-    obs, _ = env.reset(seed=1)
-    base = env.unwrapped
-    renderer = MujocoRenderer(base.model, base.data, width=84, height=84, camera_name="track")
-    shadowed = renderer.render("rgb_array")
-    for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-        renderer.viewer.scn.flags[flag] = 0
-    assert np.array_equal(obs, renderer.render("rgb_array").transpose(2, 0, 1))
-    assert not np.array_equal(obs, shadowed.transpose(2, 0, 1))
-    renderer.close()
-    env.close()
