@@ -113,8 +113,9 @@ def is_image(space: gym.Space) -> bool:
 
 # --- fast pictures from MuJoCo ---
 
-# What round shapes and planes are made of, and samples per pixel. Nine tenths of software rendering's time goes into the libraries' values.
+# Samples per pixel, and what round shapes are made of: the libraries' values take nine tenths of software rendering's time.
 COARSE = {"offsamples": 0, "numslices": 8, "numstacks": 6, "numquads": 1, "shadowsize": 0}
+MOST_SQUARES = 10_000  # of a plane: light is computed at their corners, so few and large ones would lose the spotlights
 
 
 @contextmanager
@@ -179,7 +180,7 @@ class FastRenderer:
 
     def _build(self, model):
         import mujoco
-        from mujoco.egl import egl_ext as EGL
+        from mujoco import egl
 
         self.model, self.terrain = model, model.hfield_data.copy()
         self.scene = mujoco.MjvScene(model, 10_000)
@@ -194,21 +195,25 @@ class FastRenderer:
         self.view.type = mujoco.mjtCamera.mjCAMERA_FREE if is_free else mujoco.mjtCamera.mjCAMERA_FIXED
         self.view.fixedcamid = -1 if is_free else number
 
-        self.gl = mujoco.GLContext(self.size, self.size)
+        self.gl = egl.GLContext(self.size, self.size)
         # At exit mujoco would end the display that it shares with dm_control, whose contexts are freed later and would complain.
-        atexit.unregister(EGL.eglTerminate)
+        atexit.unregister(egl.EGL.eglTerminate)
         self.gl.make_current()
         quality, buffers = model.vis.quality, model.vis.global_
         before = {name: getattr(quality, name) for name in COARSE}, (buffers.offwidth, buffers.offheight)
+        planes, sizes = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, model.geom_size.copy()
         try:  # a context keeps the values that it was made with
             for name, value in COARSE.items():
                 setattr(quality, name, value)
             buffers.offwidth = buffers.offheight = self.size
+            # A plane's third size is the side of the squares that it is made of: Hopper's floor has 102,400, humanoid's a million.
+            model.geom_size[planes, 2] = np.maximum(sizes[planes, 2], np.sqrt(4 * sizes[planes, 0] * sizes[planes, 1] / MOST_SQUARES))
             self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
         finally:
             for name, value in before[0].items():
                 setattr(quality, name, value)
             buffers.offwidth, buffers.offheight = before[1]
+            model.geom_size[:] = sizes
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
         self.free = weakref.finalize(self, _free, self.gl, self.context)  # also where nobody calls close
 
