@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ import tyro
 
 from cleanrl_cc.checkpoints import load_checkpoint
 from cleanrl_cc.envs import InputError, make_env, require
+from cleanrl_cc.evaluation import Film, play_episodes, side_by_side, summarize
 from cleanrl_cc.machine import start_torch
-from cleanrl_cc.runs import play_episode, summarize, write_video
 
 
 @dataclass
@@ -67,22 +68,24 @@ def evaluate(options: Options) -> dict:
     checkpoint = load_checkpoint(path)
     folder = path if path.is_dir() else path.parent
     mode = "human" if options.render else "rgb_array" if options.save_video else None
-    env = make_env(**checkpoint["recipe"], render_mode=mode)
-    agent, gamma = load_agent(checkpoint, env, options.device)
+    make = partial(make_env, **checkpoint["recipe"], render_mode=mode)
+    envs = [make()]
+    agent, gamma = load_agent(checkpoint, envs[0], options.device)
+    number = side_by_side(envs[0], checkpoint["recipe"]["env_id"], options.episodes, all_filmed=options.save_video)
+    envs += [make() for _ in range(number - 1)]
 
-    episodes, traces = [], []
-    for seed in range(options.seed, options.seed + options.episodes):
-        frames = [] if options.save_video else None
-        trace = [] if options.analyze_value else None
-        episodes.append(play_episode(env, agent, seed, frames, trace))
-        if options.save_video:
-            video = folder / "videos" / f"evaluation-{path.stem}-seed-{seed}.mp4"
-            write_video(video, frames, env, checkpoint["recipe"]["action_repeat"])
-            print(video, file=sys.stderr)
-        if options.analyze_value:
-            traces.append(np.array(trace))
-    env.close()
-    analysis = analyze_value(traces, gamma, folder / "value.png") if options.analyze_value else {}
+    seeds = range(options.seed, options.seed + options.episodes)
+    films, traces = {}, {} if options.analyze_value else None
+    if options.save_video:
+        name = f"evaluation-{path.stem}-seed"
+        action_repeat = checkpoint["recipe"]["action_repeat"]
+        films = {seed: Film(folder / "videos" / f"{name}-{seed}.mp4", envs[0], action_repeat) for seed in seeds}
+    episodes = play_episodes(envs, agent, seeds, films, traces)
+    for film in films.values():
+        print(film.path, file=sys.stderr)
+    for env in envs:
+        env.close()
+    analysis = analyze_value([traces[seed] for seed in seeds], gamma, folder / "value.png") if options.analyze_value else {}
     source = {
         "checkpoint": str(path),
         "algorithm": checkpoint["algorithm"],

@@ -22,7 +22,6 @@ from types import UnionType
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
-import imageio.v2 as imageio
 import numpy as np
 import torch
 import tyro
@@ -32,11 +31,10 @@ from tqdm import tqdm
 from cleanrl_cc.checkpoints import atomic_file, load_checkpoint, load_replay, rng_state, save_replay, set_rng_state
 from cleanrl_cc.distributed import disconnect, exchange, gather, launcher, rank, size
 from cleanrl_cc.envs import InputError, make_env, recipe, require, restore_envs, snapshot_envs
+from cleanrl_cc.evaluation import EVALUATION_SEED, Film, play_episodes, side_by_side, summarize
 from cleanrl_cc.machine import describe_machine
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
-MAX_EPISODE_STEPS = 100_000  # of an evaluation, in agent steps; an environment without a time limit would never end one
-EVALUATION_SEED = 20_000  # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
 
 # What last.pt holds beyond best.pt.
 SAVED = {"optimizers", "num_updates", "metrics", "envs", "random", "replay", "best_return", "evaluated", "episodes", "seconds"}
@@ -139,16 +137,29 @@ def _summary(cls: type) -> str:
 
 
 def append_csv(path: Path, row: dict):
-    """Adds a line; a key that the header lacks becomes a new column, empty in the lines before. Raises InputError on a full disk."""
-    rows = read_csv(path)
-    if rows and set(row) <= set(rows[0]):
+    """Adds a line; a key that the header lacks becomes a new column, empty in the lines before.
+
+    Of the file only its first line is read, unless there is a new column. Raises InputError on a full disk.
+    """
+    columns = read_header(path)
+    if columns and set(row) <= set(columns):
+        text = io.StringIO()
+        csv.DictWriter(text, columns, lineterminator="\n").writerow(row)
         try:
             with open(path, "a", newline="") as file:
-                csv.DictWriter(file, list(rows[0]), lineterminator="\n").writerow(row)
+                file.write(text.getvalue())
         except OSError as error:
             raise InputError(f"{path} could not be written ({error}): free some disk space. Earlier checkpoints are whole.") from error
     else:
-        write_csv(path, [*rows, row])
+        write_csv(path, [*read_csv(path), row])
+
+
+def read_header(path: Path) -> list[str]:
+    """The columns of a CSV file; none where there is no file or nothing in it."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def read_csv(path: Path) -> list[dict]:
@@ -165,69 +176,6 @@ def write_csv(path: Path, rows: list[dict]):
     writer.writerows(rows)
     with atomic_file(path) as file:
         file.write(text.getvalue().encode())
-
-
-# --- evaluation ---
-
-
-def play_episode(env: gym.Env, agent, seed: int, frames: list | None = None, trace: list | None = None) -> dict:
-    """One deterministic episode.
-
-    Args:
-        agent: has `act(obs (1, ...), deterministic=True) -> (1, ...)`, and `value(obs) -> (1,)` if `trace` is given.
-        frames: receives what `env.render()` returns at every agent step.
-        trace: receives a (value, reward) pair per agent step, and at the end the value of the final observation (0 if terminated) with 0.
-
-    Returns:
-        `seed`, undiscounted return `r`, length `l`, and the environment's own measures of the episode.
-
-    Raises:
-        InputError: the episode does not end.
-    """
-    obs, _ = env.reset(seed=seed)
-    for _ in range(MAX_EPISODE_STEPS):
-        if frames is not None:
-            frames.append(env.render())
-        value = None if trace is None else float(agent.value(obs[None])[0])
-        obs, reward, terminated, truncated, info = env.step(agent.act(obs[None], deterministic=True)[0])
-        if trace is not None:
-            trace.append((value, float(reward)))
-        if terminated or truncated:
-            break
-    else:
-        raise InputError(
-            f"An evaluation episode has not ended after {MAX_EPISODE_STEPS:,} steps: "
-            "give the environment a time limit, gymnasium.register(..., max_episode_steps=1000)."
-        )
-    if trace is not None:
-        trace.append((0.0 if terminated else float(agent.value(obs[None])[0]), 0.0))
-    return {"seed": seed} | info["episode"]
-
-
-def summarize(episodes: list[dict]) -> dict:
-    """Statistics of `play_episode`'s results: of the return, and the mean of every other measure."""
-    returns = np.array([episode["r"] for episode in episodes])
-    others = {f"{key}_mean": float(np.mean([e[key] for e in episodes])) for key in episodes[0] if key not in ("seed", "r", "l")}
-    return {
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "return_median": float(np.median(returns)),
-        "return_min": float(returns.min()),
-        "return_max": float(returns.max()),
-        "length_mean": float(np.mean([episode["l"] for episode in episodes])),
-        **others,
-    }
-
-
-def write_video(path: Path, frames: list[np.ndarray], env: gym.Env, action_repeat: int):
-    """H.264 mp4, playable in browsers; the encoder comes with imageio-ffmpeg. Odd sizes lose their last row or column. 30 frames per
-    second where `env` does not say how many."""
-    fps = env.metadata.get("render_fps", 30) / action_repeat
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = (size // 2 * 2 for size in frames[0].shape[:2])
-    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, ffmpeg_log_level="error") as video:
-        for frame in frames:
-            video.append_data(frame[:height, :width])
 
 
 # --- the run ---
@@ -256,9 +204,10 @@ class Run:
         self.episodes = []  # ended since the last log line
         self.last_return = self.evaluation = math.nan
         self.best_return, self.evaluated_step, self.earlier_seconds = -math.inf, -1, 0.0
-        self.tracker = self.eval_env = self.bar = self.writer = None
+        self.tracker = self.bar = self.writer = None
+        self.eval_envs = []  # made when they are first needed, then kept
         if args.capture_video and self.writes:  # what cannot be filmed is told now, not after hours
-            self._make_eval_env()
+            self._make_eval_envs(1)
         if self.checkpoint is None:
             self.folder = self._new_folder() if self.writes else Path(args.runs_dir)
             self._open(first_step=0, tracker_id=None)
@@ -280,6 +229,7 @@ class Run:
                 self.bar = tqdm(total=self.args.total_timesteps, initial=first_step, unit="step", dynamic_ncols=True)
         self.first_step = self.logged_step = first_step
         self.started_at = self.logged_at = self.shown_at = time.perf_counter()
+        self.untimed = self.logged_untimed = 0.0  # seconds of evaluations and checkpoints: since the start, and until the last log line
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # not in the main thread: someone else handles signals
                 signal.signal(number, self._request_stop)
@@ -384,14 +334,22 @@ class Run:
                     "A lower learning rate or smaller rewards may help."
                 )
         now = time.perf_counter()
-        values["charts/sps"] = (global_step - self.logged_step) / (now - self.logged_at)
-        self.logged_at, self.logged_step = now, global_step
+        training_seconds = (now - self.logged_at) - (self.untimed - self.logged_untimed)
+        values["charts/sps"] = (global_step - self.logged_step) / max(training_seconds, 1e-9)
+        self.logged_at, self.logged_untimed, self.logged_step = now, self.untimed, global_step
         self._scalars(global_step, values)
         if self.episodes:
             returns, lengths = zip(*self.episodes, strict=True)
             values |= {"charts/episodic_return": float(np.mean(returns)), "charts/episodic_length": float(np.mean(lengths))}
         append_csv(self.folder / "progress.csv", self._clock(global_step) | {"charts/episodes": len(self.episodes)} | values)
         self.episodes = []
+
+    @contextlib.contextmanager
+    def _untimed(self):
+        """What happens meanwhile is no training: `charts/sps` leaves its seconds out."""
+        began = time.perf_counter()
+        yield
+        self.untimed += time.perf_counter() - began
 
     def _clock(self, global_step: int) -> dict:
         return {"global_step": global_step, "frames": global_step * self.args.action_repeat, "seconds": round(self.seconds(), 1)}
@@ -411,8 +369,9 @@ class Run:
             self.bar.update(global_step - self.bar.n)
         elif time.perf_counter() - self.shown_at > 30:
             self.shown_at, total = time.perf_counter(), self.args.total_timesteps
-            sps = (global_step - self.first_step) / (self.shown_at - self.started_at)
-            left = (total - global_step) / max(sps, 1e-9) / 60
+            steps, seconds = global_step - self.first_step, self.shown_at - self.started_at
+            sps = steps / max(seconds - self.untimed, 1e-9)
+            left = (total - global_step) * seconds / max(steps, 1) / 60  # with the evaluations and checkpoints to come
             self.say(f"step {global_step:,} of {total:,}  {sps:.0f} steps/s  return {self.last_return:.1f}  {left:.0f} min left")
 
     # Evaluation
@@ -425,13 +384,18 @@ class Run:
         """
         if self.evaluated_step == global_step or not self.writes:
             return self.evaluation
+        with self._untimed():
+            return self._evaluate(agent, global_step)
+
+    def _evaluate(self, agent, global_step: int) -> float:
         self._require_finite(agent, global_step)
-        if self.eval_env is None:
-            self._make_eval_env()
-        generators = rng_state()
-        frames = [] if self.args.capture_video else None
+        self._make_eval_envs(self.args.eval_episodes)
+        video, films = self.folder / "videos" / f"step-{global_step:08d}.mp4", {}
+        if self.args.capture_video:
+            films = {EVALUATION_SEED: Film(video, self.eval_envs[0], self.args.action_repeat)}
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + self.args.eval_episodes)
-        summary = summarize([play_episode(self.eval_env, agent, seed, frames if seed == EVALUATION_SEED else None) for seed in seeds])
+        generators = rng_state()
+        summary = summarize(play_episodes(self.eval_envs, agent, seeds, films))
         set_rng_state(generators)
 
         self.evaluation, self.evaluated_step = summary["return_mean"], global_step
@@ -442,22 +406,23 @@ class Run:
         if self.evaluation > self.best_return:
             self.best_return = self.evaluation
             self._write("best.pt", global_step, {"agent": agent.state_dict(), "evaluation": summary})
-        if frames:
-            video = self.folder / "videos" / f"step-{global_step:08d}.mp4"
-            write_video(video, frames, self.eval_env, self.args.action_repeat)
-            if self.tracker:
-                import wandb
+        if films and self.tracker:
+            import wandb
 
-                self.tracker.log({"videos/evaluation": wandb.Video(str(video), format="mp4"), "global_step": global_step})
+            self.tracker.log({"videos/evaluation": wandb.Video(str(video), format="mp4"), "global_step": global_step})
         return self.evaluation
 
-    def _make_eval_env(self):
+    def _make_eval_envs(self, num_episodes: int):
+        """Makes those that are still missing to play so many episodes; the first is the one that is filmed."""
         generators = rng_state()
-        self.eval_env = make_env(**self.recipe, render_mode="rgb_array" if self.args.capture_video else None)
-        if self.args.capture_video:
-            self.eval_env.reset(seed=EVALUATION_SEED)
-            if not isinstance(self.eval_env.render(), np.ndarray):
-                raise InputError(f"{self.args.env_id} draws no pictures: leave out --capture-video.")
+        if not self.eval_envs:
+            self.eval_envs.append(make_env(**self.recipe, render_mode="rgb_array" if self.args.capture_video else None))
+            if self.args.capture_video:
+                self.eval_envs[0].reset(seed=EVALUATION_SEED)
+                if not isinstance(self.eval_envs[0].render(), np.ndarray):
+                    raise InputError(f"{self.args.env_id} draws no pictures: leave out --capture-video.")
+        while len(self.eval_envs) < side_by_side(self.eval_envs[0], self.args.env_id, num_episodes):
+            self.eval_envs.append(make_env(**self.recipe))
         set_rng_state(generators)
 
     # Checkpoints
@@ -475,6 +440,19 @@ class Run:
         """
         self.saved_signal = self.stop_signal  # one that comes later finds its own save
         self._require_finite(agent, global_step)
+        if global_step >= self.args.total_timesteps and global_step > self.logged_step:
+            self._log_last(global_step, metrics | {"charts/num_updates": agent.num_updates})
+        with self._untimed():
+            self._save_all(global_step, metrics, agent, envs, rng, buffer)
+
+    def _log_last(self, global_step: int, metrics: dict):
+        """The line of what came after the last full period. Its episodes stay for the next full line, should the run be made longer:
+        that line is then the one of a run that was longer from the start."""
+        episodes = self.episodes
+        self.log(global_step, metrics)
+        self.episodes = episodes
+
+    def _save_all(self, global_step: int, metrics: dict, agent, envs, rng: np.random.Generator, buffer):
         arrays = {self.replay_prefix + name: values for name, values in buffer.arrays().items()}
         processes = gather({"envs": snapshot_envs(envs), "random": rng_state(rng), "replay": arrays})
         if self.writes:
@@ -565,7 +543,7 @@ class Run:
         for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             with contextlib.suppress(ValueError):
                 signal.signal(number, handler)
-        for closable in (self.bar, self.writer, self.eval_env):
+        for closable in (self.bar, self.writer, *self.eval_envs):
             if closable is not None:
                 closable.close()
         if self.tracker:

@@ -20,6 +20,7 @@ from typing import get_type_hints
 
 import imageio.v2 as imageio
 import numpy as np
+import psutil
 import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
@@ -46,7 +47,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cleanrl_cc import machine, runs
 from cleanrl_cc.checkpoints import load_checkpoint
 from cleanrl_cc.envs import make_env
-from cleanrl_cc.runs import crossed, read_csv
+from cleanrl_cc.runs import Run, crossed, read_csv
 
 # --- the folder ---
 
@@ -88,10 +89,10 @@ def test_evaluations_csv_ends_with_what_train_returns_and_best_pt_holds_the_best
     assert load_checkpoint(folder / "best.pt")["global_step"] == int(best["global_step"])
 
 
-def test_progress_csv_has_a_line_per_thousand_steps_with_finite_losses(finished):
+def test_progress_csv_has_a_line_per_thousand_steps_and_one_for_the_rest_with_finite_losses(finished):
     rows = read_csv(finished[0] / "progress.csv")
-    assert [(int(row["global_step"]), int(row["frames"])) for row in rows] == [(1000, 2000)]
-    assert float(rows[-1]["charts/episodic_length"]) == 100  # 200 environment steps
+    assert [(int(row["global_step"]), int(row["frames"])) for row in rows] == [(1000, 2000), (1050, 2100)]
+    assert float(rows[0]["charts/episodic_length"]) == 100  # 200 environment steps
     losses = [float(value) for row in rows for name, value in row.items() if name.startswith("losses/")]
     assert losses and all(map(math.isfinite, losses))
 
@@ -131,6 +132,76 @@ def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path, m
     name = f"Pendulum-v1__{SCRIPTS[0]}__1__20260101-000000"
     assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}-2"}
     assert all((path / "last.pt").exists() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_shorter_than_a_period_leaves_its_last_line(script, tmp_path):
+    train(script, tmp_path / "run", total_timesteps=250, checkpoint_frequency=50)  # the last checkpoint of both kinds is at 250
+    (row,) = read_csv(tmp_path / "run" / "progress.csv")
+    assert (row["global_step"], row["charts/episodes"], float(row["charts/episodic_length"])) == ("250", "1", 200)
+    assert row["charts/num_updates"] == str(float(checkpoint(tmp_path / "run")["num_updates"]))
+    assert any(name.startswith("losses/") and math.isfinite(float(value)) for name, value in row.items())
+    resume(script, tmp_path / "run")  # has nothing to do
+    assert read_csv(tmp_path / "run" / "progress.csv") == [row]
+
+
+def test_a_last_line_is_written_before_anything_was_learned(tmp_path):
+    train("ppo_continuous", tmp_path / "run", total_timesteps=20)  # less than a rollout: there are no metrics
+    assert [row["global_step"] for row in read_csv(tmp_path / "run" / "progress.csv")] == ["20"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_grown_run_keeps_its_last_line_and_has_those_of_a_longer_one(script, tmp_path):
+    train(script, tmp_path / "grown", total_timesteps=500)
+    resume(script, tmp_path / "grown", total_timesteps=1100)
+    train(script, tmp_path / "direct", total_timesteps=1100)
+    grown, direct = (read_csv(tmp_path / name / "progress.csv") for name in ("grown", "direct"))
+    assert [row["global_step"] for row in grown] == ["500", "1000", "1100"]
+    changing = {"seconds": "", "charts/sps": ""}
+    assert [row | changing for row in grown[1:]] == [row | changing for row in direct]
+    assert_same_training(tmp_path / "grown", tmp_path / "direct")
+
+
+def test_a_line_is_added_without_reading_the_lines_before(tmp_path):
+    path = tmp_path / "progress.csv"
+    runs.write_csv(path, [{"global_step": step, "losses/a, b": 1.5} for step in range(50_000)])
+    before = psutil.Process().io_counters().read_chars
+    runs.append_csv(path, {"losses/a, b": 2.5, "global_step": 50_000})
+    runs.append_csv(path, {"global_step": 50_001})
+    assert psutil.Process().io_counters().read_chars - before < 100_000 < path.stat().st_size
+    rows = read_csv(path)
+    assert len(rows) == 50_002
+    assert rows[-2:] == [{"global_step": "50000", "losses/a, b": "2.5"}, {"global_step": "50001", "losses/a, b": ""}]
+
+
+def test_a_new_key_is_a_new_column_of_every_line(tmp_path):
+    path = tmp_path / "progress.csv"
+    for row in ({"global_step": 1}, {"global_step": 2, "new": 3.0}):
+        runs.append_csv(path, row)
+    assert path.read_text() == "global_step,new\n1,\n2,3.0\n"
+    runs.write_csv(path, [])  # a resume before the first line
+    runs.append_csv(path, {"global_step": 1})
+    assert path.read_text() == "global_step\n1\n"
+
+
+def test_speed_counts_training_only(tmp_path, monkeypatch):
+    seconds = {"now": 0.0}
+    monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: seconds["now"]))
+
+    def slow(function, duration):
+        def call(*args, **kwargs):
+            seconds["now"] += duration
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(runs, "play_episodes", slow(runs.play_episodes, 1000.0))
+    monkeypatch.setattr(runs, "save_replay", slow(runs.save_replay, 1000.0))
+    monkeypatch.setattr(Run, "log_episodes", slow(Run.log_episodes, 0.5))  # a step takes half a second
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=2100, eval_frequency=300, checkpoint_frequency=700, updates_per_step=0.01)
+    rows = read_csv(tmp_path / "run" / "progress.csv")
+    assert [float(row["charts/sps"]) for row in rows] == pytest.approx([2.0, 2.0, 2.0], abs=0.02)  # resets count for nothing
+    assert float(rows[-1]["seconds"]) == pytest.approx(2110 * 0.5 + 1000 * (7 + 2), abs=2), "the clock counts everything"
 
 
 # --- when it goes wrong ---
@@ -255,7 +326,7 @@ def test_a_run_that_ends_before_its_first_update_says_so(script, tmp_path, capsy
 
 
 def test_an_evaluation_that_does_not_end_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("cleanrl_cc.runs.MAX_EPISODE_STEPS", 150)  # Pendulum's episodes take 200
+    monkeypatch.setattr("cleanrl_cc.evaluation.MAX_EPISODE_STEPS", 150)  # Pendulum's episodes take 200
     assert "max_episode_steps" in input_error(train, SCRIPTS[0], tmp_path / "run")
 
 

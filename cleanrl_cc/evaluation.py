@@ -1,0 +1,180 @@
+"""Plays deterministic episodes, several at once, sums them up and films them.
+
+The agent answers all environments that still play with one forward pass: on a small network that costs hardly more than one answer.
+Nothing here knows an algorithm.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gymnasium as gym
+import imageio.v2 as imageio
+import numpy as np
+
+from cleanrl_cc.envs import InputError, is_mujoco
+
+MAX_EPISODE_STEPS = 100_000  # of an evaluation, in agent steps; an environment without a time limit would never end one
+EVALUATION_SEED = 20_000  # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
+MOST_AT_ONCE, MOST_CONTEXTS = 10, 4  # environments in one process; those of them that hold an OpenGL context
+
+
+def play_episodes(
+    envs: Sequence[gym.Env], agent, seeds: Sequence[int], films: dict | None = None, traces: dict | None = None
+) -> list[dict]:
+    """One deterministic episode per seed; as an episode ends, its environment takes the next seed.
+
+    The first len(envs) seeds go to the environments in their order. An episode is the one that would be played alone, but for the
+    rounding of a network that answers several observations at once.
+
+    Args:
+        envs: equal environments, at least one; each plays one episode at a time.
+        agent: has `act(obs (B, ...), deterministic=True) -> (B, ...)` that remembers nothing from call to call, and
+            `value(obs) -> (B,)` if `traces` is given.
+        seeds: all different.
+        films: by seed, the `Film` that is given what `env.render()` returns at every agent step.
+        traces: by seed, receives an array (T + 1, 2): value and reward of each agent step, and at the end the value of the final
+            observation (0 if terminated) with 0.
+
+    Returns:
+        In the order of `seeds`: `seed`, undiscounted return `r`, length `l`, and the environment's own measures of the episode.
+
+    Raises:
+        InputError: an episode does not end, or a film cannot be written.
+    """
+    films, results, waiting = films or {}, {}, iter(seeds)
+    try:
+        playing = [_Episode(env, seed) for env, seed in zip(envs, waiting, strict=False)]
+        while playing:
+            for episode in playing:
+                if len(episode.rewards) == MAX_EPISODE_STEPS:
+                    raise InputError(
+                        f"An evaluation episode has not ended after {MAX_EPISODE_STEPS:,} steps: "
+                        "give the environment a time limit, gymnasium.register(..., max_episode_steps=1000)."
+                    )
+                if episode.seed in films:
+                    films[episode.seed].add(episode.env.render())
+            obs = np.stack([episode.obs for episode in playing])
+            values = np.zeros(len(playing)) if traces is None else agent.value(obs)
+            actions = agent.act(obs, deterministic=True)
+            for index, (episode, action, value) in enumerate(zip(list(playing), actions, values, strict=True)):
+                if not episode.step(action, value):
+                    continue
+                results[episode.seed] = {"seed": episode.seed} | episode.measures
+                if traces is not None:
+                    last_value = 0.0 if episode.terminated else float(agent.value(episode.obs[None])[0])
+                    traces[episode.seed] = np.array([*zip(episode.values, episode.rewards, strict=True), (last_value, 0.0)])
+                if episode.seed in films:
+                    films[episode.seed].finish()
+                seed = next(waiting, None)
+                playing[index] = None if seed is None else _Episode(episode.env, seed)
+            playing = [episode for episode in playing if episode is not None]
+    finally:
+        for film in films.values():
+            film.discard()  # of what is whole there is nothing to discard
+    return [results[seed] for seed in seeds]
+
+
+def play_episode(env: gym.Env, agent, seed: int, trace: list | None = None) -> dict:
+    """One episode alone, as `play_episodes`; `trace` receives the rows of its trace as pairs."""
+    traces = None if trace is None else {}
+    (episode,) = play_episodes([env], agent, [seed], traces=traces)
+    if trace is not None:
+        trace.extend(map(tuple, traces[seed].tolist()))
+    return episode
+
+
+@dataclass
+class _Episode:
+    """An episode under way."""
+
+    env: gym.Env
+    seed: int
+    values: list[float] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.obs, _ = self.env.reset(seed=self.seed)
+
+    def step(self, action, value: float) -> bool:
+        """True if it has ended; then there are `measures`, and whether it `terminated`."""
+        self.obs, reward, self.terminated, truncated, info = self.env.step(action)
+        self.values.append(float(value))
+        self.rewards.append(float(reward))
+        self.measures = info.get("episode")
+        return self.terminated or truncated
+
+
+def side_by_side(env: gym.Env, env_id: str, num_episodes: int, all_filmed: bool = False) -> int:
+    """How many environments like `env` are to play `num_episodes` at once in one process."""
+    if env.render_mode == "human":
+        return 1
+    if is_mujoco(env_id) and (all_filmed or env.observation_space.dtype == np.uint8):
+        # Gymnasium 1.4's renderers draw into whichever OpenGL context was the last to be made: two of them mix their pictures.
+        most = 1 if hasattr(env.unwrapped, "mujoco_renderer") else MOST_CONTEXTS
+        return min(most, num_episodes)
+    return min(MOST_AT_ONCE, num_episodes)
+
+
+def summarize(episodes: list[dict]) -> dict:
+    """Statistics of `play_episodes`' results: of the return, and the mean of every other measure."""
+    returns = np.array([episode["r"] for episode in episodes])
+    others = {f"{key}_mean": float(np.mean([e[key] for e in episodes])) for key in episodes[0] if key not in ("seed", "r", "l")}
+    return {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_median": float(np.median(returns)),
+        "return_min": float(returns.min()),
+        "return_max": float(returns.max()),
+        "length_mean": float(np.mean([episode["l"] for episode in episodes])),
+        **others,
+    }
+
+
+class Film:
+    """An H.264 mp4, playable in browsers, that is encoded while its episode plays: no frame stays in memory.
+
+    It appears at `path` when it is finished. The encoder comes with imageio-ffmpeg. Odd sizes lose their last row or column.
+
+    Args:
+        path: a .mp4; its folder is made.
+        env: says how many frames a second has; 30 where it does not say.
+        action_repeat: environment steps from one frame to the next.
+    """
+
+    def __init__(self, path: Path, env: gym.Env, action_repeat: int):
+        self.path, self.temporary = path, path.with_name(path.stem + ".tmp.mp4")  # the encoder wants the ending
+        self.fps = (env.metadata.get("render_fps") or 30) / action_repeat
+        self.writer = None
+
+    def add(self, frame: np.ndarray):
+        """One frame, uint8 (H, W, 3). Raises InputError where it cannot be written."""
+        height, width = (size // 2 * 2 for size in frame.shape[:2])
+        try:
+            if self.writer is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                settings = {"fps": self.fps, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}
+                self.writer = imageio.get_writer(self.temporary, **settings)
+            self.writer.append_data(frame[:height, :width])
+        except OSError as error:  # of which imageio gives several lines, the command and all that it printed
+            raise self._failure(error) from error
+
+    def finish(self):
+        """Ends the film and gives it its name. Raises InputError where it cannot be written."""
+        try:
+            self.writer.close()
+            self.writer = None
+            self.temporary.replace(self.path)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> InputError:
+        reason = (str(error).strip().splitlines() or ["the encoder ended"])[0]
+        return InputError(f"{self.path} could not be written ({reason}): free some disk space, or film nothing.")
+
+    def discard(self):
+        """Takes away a film that was begun and not finished."""
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+            self.temporary.unlink(missing_ok=True)

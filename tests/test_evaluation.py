@@ -1,0 +1,163 @@
+"""Episodes played side by side are those played one by one, and a film takes no memory."""
+
+import tracemalloc
+from types import SimpleNamespace
+
+import gymnasium as gym
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+from helpers import SCRIPTS, input_error, train
+from test_runs import disk_with_room_for
+
+from cleanrl_cc.checkpoints import load_checkpoint
+from cleanrl_cc.envs import make_env
+from cleanrl_cc.evaluate import load_agent
+from cleanrl_cc.evaluation import Film, play_episode, play_episodes, side_by_side
+from cleanrl_cc.runs import Run, read_csv
+
+
+class Exact:
+    """Row by row functions of the observations, the same to the last bit in any batch; counts its calls."""
+
+    def __init__(self, action_dim: int):
+        self.action_dim, self.batches = action_dim, []
+
+    def act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        assert deterministic
+        self.batches.append(len(obs))
+        return np.clip(np.repeat(obs[:, :1] - obs[:, 1:2], self.action_dim, axis=1), -1, 1).astype(np.float32)
+
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        return obs[:, 0] * 2.0
+
+
+# Pendulum's episodes depend on the actions and are equally long; the counting environment's are from 1 to 9 steps long.
+@pytest.mark.parametrize("env_id, action_dim", [("Pendulum-v1", 1), ("conftest:CountingState-v0", 2)])
+@pytest.mark.parametrize("num_envs, num_episodes", [(1, 3), (3, 3), (4, 10), (5, 2)])
+def test_side_by_side_equals_one_by_one(env_id, action_dim, num_envs, num_episodes):
+    envs, alone = [make_env(env_id) for _ in range(num_envs)], make_env(env_id)
+    seeds = range(7, 7 + num_episodes)
+    agent, expected, expected_traces = Exact(action_dim), [], []
+    for seed in seeds:
+        trace = []
+        expected.append(play_episode(alone, agent, seed, trace))
+        expected_traces.append(trace)
+    one_by_one, agent.batches = agent.batches, []
+    traces = {}
+    assert play_episodes(envs, agent, seeds, traces=traces) == expected
+    assert [list(map(tuple, traces[seed].tolist())) for seed in seeds] == expected_traces
+    assert sum(agent.batches) == sum(one_by_one) and max(agent.batches) == min(num_envs, num_episodes)
+    if num_envs > 1:
+        assert len(agent.batches) < len(one_by_one), "forward passes are what is saved"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_networks_score_the_same_side_by_side(script, tmp_path):
+    train(script, tmp_path / "run", total_timesteps=300)
+    envs = [make_env("Pendulum-v1") for _ in range(4)]
+    agent, _ = load_agent(load_checkpoint(tmp_path / "run"), envs[0], "cpu")
+    together = play_episodes(envs, agent, range(6))
+    for seed, episode in enumerate(together):
+        assert episode == pytest.approx(play_episode(envs[0], agent, seed), rel=1e-4)
+
+
+def test_a_run_keeps_its_evaluation_environments_and_closes_them(tmp_path, monkeypatch):
+    made, close = [], Run.close
+    monkeypatch.setattr(Run, "close", lambda run: made.append(list(run.eval_envs)) or close(run))
+    monkeypatch.setattr("cleanrl_cc.envs.Episodes.close", lambda env: setattr(env, "was_closed", True))
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=100, eval_frequency=30, eval_episodes=12, capture_video=True)
+    assert len(read_csv(tmp_path / "run" / "evaluations.csv")) == 4
+    (envs,) = made
+    assert len(envs) == 10 and all(env.was_closed for env in envs)
+    assert [env.render_mode for env in envs] == ["rgb_array"] + 9 * [None], "only the first is filmed"
+
+
+def test_how_many_play_at_once():
+    assert side_by_side(SimpleNamespace(render_mode="human"), "Pendulum-v1", 10) == 1
+    state, hopper = make_env("Hopper-v5"), make_env("Hopper-v5", obs="pixels", image_size=36)
+    assert side_by_side(state, "Hopper-v5", 3) == 3 and side_by_side(state, "Hopper-v5", 30) == 10
+    # Two of Gymnasium's renderers in one process mix their pictures.
+    assert side_by_side(state, "Hopper-v5", 10, all_filmed=True) == side_by_side(hopper, "Hopper-v5", 10) == 1
+    hopper.close()
+
+
+@pytest.mark.parametrize("env_id", ["dm_control/cartpole-balance-v0", "cleanrl_cc/CorridorStatic-Ball-v0", "CarRacing-v3"])
+def test_pixels_side_by_side_are_those_of_one_alone(env_id):
+    def observe(env, seed: int) -> list:
+        frames = [env.reset(seed=seed)[0]]
+        while len(frames) < 4:
+            frames.append(env.step(env.action_space.low * 0.5)[0])
+            yield frames
+
+    envs = [make_env(env_id, obs="pixels") for _ in range(side_by_side(make_env(env_id, obs="pixels"), env_id, 3))]
+    together = [list(frames) for frames in zip(*[observe(env, seed) for seed, env in enumerate(envs)], strict=True)][-1]
+    for seed, env in enumerate(envs):
+        (*_, alone) = observe(env, seed)
+        assert len(envs) > 1 and np.array_equal(together[seed], alone)
+    for env in envs:
+        env.close()
+
+
+# --- films ---
+
+
+class Movie(gym.Env):
+    """3,000 frames of 400 x 600, which are 2.2 GB."""
+
+    observation_space, action_space = gym.spaces.Box(0, 1, (1,)), gym.spaces.Box(-1, 1, (1,))
+    metadata = {"render_modes": ["rgb_array"], "render_fps": None}
+    render_mode = "rgb_array"
+    length = 3000
+
+    def reset(self, *, seed=None, options=None):
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        ended = self.count == self.length
+        return np.zeros(1, np.float32), 0.0, False, ended, {"episode": {"r": 0.0, "l": self.count}}
+
+    def render(self) -> np.ndarray:
+        return np.full((400, 600, 3), self.count % 256, np.uint8)
+
+
+AGENT = SimpleNamespace(act=lambda obs, deterministic: np.zeros((len(obs), 1), np.float32))
+
+
+def test_a_film_of_a_long_episode_takes_no_memory(tmp_path):
+    env, path = Movie(), tmp_path / "videos" / "film.mp4"
+    tracemalloc.start()
+    play_episodes([env], AGENT, [1], {1: Film(path, env, action_repeat=2)})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6
+    with imageio.get_reader(path) as film:
+        assert film.count_frames() == 3000
+        assert film.get_meta_data()["fps"] == 15  # two environment steps a frame, at 30 where the environment does not say
+    assert [file.name for file in path.parent.iterdir()] == ["film.mp4"]
+
+
+def test_odd_sizes_lose_their_last_row_and_column(tmp_path):
+    film = Film(tmp_path / "film.mp4", Movie(), action_repeat=1)
+    for _ in range(3):
+        film.add(np.zeros((65, 67, 3), np.uint8))
+    film.finish()
+    assert imageio.mimread(film.path)[0].shape == (64, 66, 3)
+
+
+def test_a_film_that_is_cut_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("cleanrl_cc.evaluation.MAX_EPISODE_STEPS", 20)
+    env = Movie()
+    assert "max_episode_steps" in input_error(play_episodes, [env], AGENT, [1], {1: Film(tmp_path / "film.mp4", env, 1)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_on_a_full_disk_ends_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(Movie, "render", lambda self: np.random.default_rng(self.count).integers(256, size=(400, 600, 3), dtype=np.uint8))
+    monkeypatch.setattr(Movie, "length", 200)
+    env = Movie()
+    with disk_with_room_for(20_000):
+        assert "disk" in input_error(play_episodes, [env], AGENT, [1], {1: Film(tmp_path / "film.mp4", env, 1)})
+    assert list(tmp_path.iterdir()) == []
