@@ -109,11 +109,8 @@ def side_by_side(env: gym.Env, env_id: str, num_episodes: int, all_filmed: bool 
     """How many environments like `env` are to play `num_episodes` at once in one process."""
     if env.render_mode == "human":
         return 1
-    if is_mujoco(env_id) and (all_filmed or env.observation_space.dtype == np.uint8):
-        # Gymnasium 1.4's renderers draw into whichever OpenGL context was the last to be made: two of them mix their pictures.
-        most = 1 if hasattr(env.unwrapped, "mujoco_renderer") else MOST_CONTEXTS
-        return min(most, num_episodes)
-    return min(MOST_AT_ONCE, num_episodes)
+    draws = is_mujoco(env_id) and (all_filmed or env.observation_space.dtype == np.uint8)
+    return min(MOST_CONTEXTS if draws else MOST_AT_ONCE, num_episodes)
 
 
 def summarize(episodes: list[dict]) -> dict:
