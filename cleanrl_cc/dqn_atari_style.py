@@ -11,6 +11,8 @@ over the heads: 21 dimensions of 3 bins need 63 outputs, not 3^21.
 Differs from the paper:
 - Adam instead of RMSProp; gradients are clipped by their norm.
 - Rewards are scaled, not clipped, and returns may be n-step: see `PRESETS`.
+- With several action dimensions, as in decoupled Q-learning, the online network chooses the next bins and the target network values
+  them, and each dimension explores for itself; there is one network instead of two. One dimension is plain DQN.
 """
 
 import math
@@ -118,10 +120,13 @@ class Args:
     """width of the hidden layer after the encoder, and of the encoder of states"""
     reward_scale: float = 1.0
     """factor on rewards before they are learned from"""
-
     # Pixels
     encoder_channels: int = 32
     """channels of the first convolution; the other two have twice as many"""
+    random_shift: bool = False
+    """shift the images of each batch at random"""
+    shift_pad: int = 4
+    """largest shift in pixels"""
 
 
 # The defaults above: Stable-Baselines3 zoo, dqn.yml, Atari, but earlier updates, and random actions that fall sooner, to a larger share.
@@ -138,10 +143,10 @@ PRESETS = {
     "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
     | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.05}
     | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16},
-    # Batch, n-step, target updates and epsilon_end: github.com/tseyde/decqn, config_default.py; images and action repeat: DrQ-v2, table 2
+    # Batch, n-step, target updates, epsilon_end, shift: github.com/tseyde/decqn, config_default.py; images, action repeat: DrQ-v2, table 2
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
     | {"batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.1}
-    | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1},
+    | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1, "random_shift": True},
 }
 
 
@@ -162,9 +167,8 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
-    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
-    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation and ignores the next action: that row is marked `final`, and never a
+    start. Of stacked images only the newest frame is kept: frame j is row t - min(j, age of t in its episode); 7.1 kB at 84x84 gray.
     """
 
     def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
@@ -183,10 +187,7 @@ class ReplayBuffer:
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
         self.num_added = 0  # rows, ever
 
-    @property
-    def size(self) -> int:
-        """Rows filled."""
-        return min(self.num_added, self.num_rows)
+    size = property(lambda self: min(self.num_added, self.num_rows))  # rows filled
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
         """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,); `final` where the action was ignored."""
@@ -194,9 +195,8 @@ class ReplayBuffer:
         begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
         self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
         self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
-        self.actions[row] = torch.as_tensor(actions)
-        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
-        self.final[row] = final
+        self.actions[row], self.rewards[row] = torch.as_tensor(actions), rewards
+        self.terminations[row], self.truncations[row], self.final[row] = terminations, truncations, final
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
@@ -206,22 +206,16 @@ class ReplayBuffer:
         rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
         while (redraw := self.final[rows % self.num_rows, envs]).any():
             rows[redraw], envs[redraw] = rng.integers(first, last, redraw.sum()), rng.integers(0, self.num_envs, redraw.sum())
-
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
         terminations, rewards = self.terminations[window], self.rewards[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
         discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
-        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
-        return Batch(
-            self._stacks(rows, envs),
-            self._gather(self.actions, rows, envs).long(),
-            to_tensor((discounts * rewards * alive).sum(axis=1)),
-            self._stacks(rows + steps, envs),
-            to_tensor((terminations & alive).any(axis=1)),
-            to_tensor(self.gamma**steps),
-        )
+        columns = (discounts * rewards * alive).sum(axis=1), (terminations & alive).any(axis=1), self.gamma**steps
+        rewards, terminations, gammas = (torch.as_tensor(x, dtype=torch.float32, device=self.device) for x in columns)
+        obs, actions, next_obs = self._stacks(rows, envs), self._gather(self.actions, rows, envs).long(), self._stacks(rows + steps, envs)
+        return Batch(obs, actions, rewards, next_obs, terminations, gammas)
 
     def _stacks(self, rows, envs) -> Tensor:
         back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
@@ -271,8 +265,9 @@ class QNetwork(nn.Module):
         self.out_shape = num_dims, num_bins
 
     def forward(self, obs: Tensor) -> Tensor:
-        x = F.relu(self.hidden(self.encoder(obs)))
-        return self.out(x).float().unflatten(1, self.out_shape)
+        x = F.relu(self.hidden(self.encoder(obs))).float()
+        with torch.autocast(x.device.type, enabled=False):  # in bf16 one best action in ten would tie
+            return self.out(x).unflatten(1, self.out_shape)
 
 
 # --- agent ---
@@ -294,7 +289,7 @@ class Agent(nn.Module):
         self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=True)
         self.optimizers = {"q": self.q_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
-        self.num_updates = 0
+        self.num_updates, self.shifts = 0, args.random_shift and len(obs_space.shape) == 3
         if args.compile:
             self.update_critic = torch.compile(self.update_critic)
 
@@ -313,8 +308,19 @@ class Agent(nn.Module):
         with self.autocast():
             return self.q_network(torch.as_tensor(obs, device=self.device)).cpu().numpy()
 
+    def random_shift(self, images: Tensor) -> Tensor:
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its border repeated (DrQ, section 3.1)."""
+        (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
+        shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
+        ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
+        xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        return images.flatten(2).gather(2, flat).view_as(images)
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the online network; now and then one of the target."""
+        if self.shifts:
+            batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
         metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
@@ -322,9 +328,12 @@ class Agent(nn.Module):
         return metrics
 
     def update_critic(self, batch: Batch) -> dict[str, Tensor]:
-        # y = R + γᵐ (1 - d) 1/D Σ_d max_b Q̄_d(s', b)  (Mnih et al. 2015, algorithm 1; Seyde et al. 2022)
+        # y = R + γᵐ (1 - d) 1/D Σ_d Q̄_d(s', b_d),  b_d = argmax_b Q_d(s', b)  (Seyde et al. 2022)
+        # One dimension: y = R + γᵐ (1 - d) max_b Q̄(s', b)  (Mnih et al. 2015, algorithm 1)
         with torch.no_grad(), self.autocast():
-            next_q = self.q_target(batch.next_obs).amax(dim=2).mean(dim=1)
+            next_q = self.q_target(batch.next_obs)  # (B, D, bins)
+            chooser = self.q_network(batch.next_obs) if self.num_dims > 1 else next_q
+            next_q = next_q.take_along_dim(chooser.argmax(dim=2, keepdim=True), dim=2).squeeze(2).mean(dim=1)
             target_q = self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
         # Q(s, a) = 1/D Σ_d Q_d(s, a_d)
         with self.autocast():
@@ -342,7 +351,7 @@ class Agent(nn.Module):
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency")
+    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency", "shift_pad")
     zero, positive = ("learning_starts", "updates_per_step"), ("learning_rate", "reward_scale", "epsilon_steps")
     check_args(args, counts, zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive, at_least_two=("bins",))
     envs = make_vector_env(args)
@@ -351,20 +360,18 @@ def train(args: Args) -> float:
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
     run = Run(args)
-    if run.checkpoint:
-        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
-    else:
-        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
+    restored = run.restore(agent, envs, rng, buffer) if run.checkpoint else None
+    global_step, metrics, obs, autoreset = restored or (0, {}, envs.reset()[0], np.zeros(args.num_envs, bool))
 
     while global_step < args.total_timesteps:
         previous_step = global_step
-
         # 1. act
         epsilon = np.interp(global_step, [args.learning_starts, args.learning_starts + args.epsilon_steps], [1, args.epsilon_end])
-        explores = rng.random(args.num_envs) < epsilon
+        # Each dimension explores for itself, about ε / D of the time (misc/utils.py of github.com/tseyde/decqn)
+        explores = rng.random((args.num_envs, agent.num_dims)) < epsilon / (epsilon + agent.num_dims * (1 - epsilon))
         bins = rng.integers(0, len(agent.bin_actions), (args.num_envs, agent.num_dims))
         if not explores.all():
-            bins = np.where(explores[:, None], bins, agent.q_values(obs).argmax(axis=2))
+            bins = np.where(explores, bins, agent.q_values(obs).argmax(axis=2))
 
         # 2. step
         next_obs, rewards, terminations, truncations, infos = envs.step(agent.bin_actions[bins].reshape(envs.action_space.shape))

@@ -5,7 +5,7 @@
 Paper: Hessel et al. 2018, arXiv:1710.02298. The ideas, each marked by its name in the code: [double] the online network chooses the next
 action, the target network values it (1509.06461); [per] larger errors are replayed more often (1511.05952); [dueling] value and
 advantages in two streams (1511.06581); [noisy] noise in the weights explores (1706.10295); [n-step] n rewards before bootstrapping;
-[c51] the distribution of the return instead of its mean (1707.06887). Without them this is dqn_atari_style.py.
+[c51] the return's distribution, not its mean (1707.06887). With none (on several dimensions: [double]) this is dqn_atari_style.py.
 
 Differs from the paper:
 - Rewards are scaled, not clipped, and the support of returns follows: see `PRESETS`. Gradients are clipped by their norm.
@@ -13,6 +13,7 @@ Differs from the paper:
 """
 
 import math
+import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -130,10 +131,13 @@ class Args:
     """[c51] smallest return, of scaled rewards"""
     v_max: float = 10.0
     """[c51] largest return"""
-
     # Pixels
     encoder_channels: int = 32
     """channels of the first convolution; the other two have twice as many"""
+    random_shift: bool = False
+    """shift the images of each batch at random"""
+    shift_pad: int = 4
+    """largest shift in pixels"""
 
 
 # The defaults above: Hessel et al. 2018, table 1, for the components; the others, and their sources, are those of dqn_atari_style.py.
@@ -145,13 +149,12 @@ PRESETS = {
     | {"epsilon_steps": 8_000, "epsilon_end": 0.04, "beta_steps": 50_000, "v_min": 0.0, "v_max": 100.0},
     "LunarLander-v3": ZOO | {"action_set": "native", "v_min": -200.0, "v_max": 200.0},
     "Acrobot-v1": ZOO | {"v_min": -100.0, "v_max": 0.0},
-    # Five actions: 852 after 30,000 steps, two axes of three bins 774
     "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
     | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "reward_scale": 0.05, "v_min": -5.0}
     | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 25.0},
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
     | {"batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "reward_scale": 0.1, "v_min": 0.0, "v_max": 20.0}
-    | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1, "beta_steps": 500_000},
+    | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1, "beta_steps": 500_000, "random_shift": True},
 }
 
 
@@ -174,9 +177,8 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
-    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
-    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation and ignores the next action: that row is marked `final`, and never a
+    start. Of stacked images only the newest frame is kept: frame j is row t - min(j, age of t in its episode); 7.1 kB at 84x84 gray.
     """
 
     def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
@@ -200,10 +202,7 @@ class ReplayBuffer:
         self.tree, self.exponent = np.zeros(2 * self.num_leaves), 0.5 if "per" in args.components else 0.0
         self.priorities = self.tree[self.num_leaves :][: self.num_rows * self.num_envs].reshape(shape)  # a view
 
-    @property
-    def size(self) -> int:
-        """Rows filled."""
-        return min(self.num_added, self.num_rows)
+    size = property(lambda self: min(self.num_added, self.num_rows))  # rows filled
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
         """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,); `final` where the action was ignored."""
@@ -211,9 +210,8 @@ class ReplayBuffer:
         begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
         self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
         self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
-        self.actions[row] = torch.as_tensor(actions)
-        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
-        self.final[row] = final
+        self.actions[row], self.rewards[row] = torch.as_tensor(actions), rewards
+        self.terminations[row], self.truncations[row], self.final[row] = terminations, truncations, final
         # [per] A row gets the largest priority once n rows are ahead of it, and loses it with the first frame of its stack.
         ready, head = (row - self.n_step) % self.num_rows, (row + np.arange(self.stack)) % self.num_rows
         self.priorities[ready] = np.where(self.final[ready], 0, self.max_priority) if self.num_added >= self.n_step else 0
@@ -230,24 +228,16 @@ class ReplayBuffer:
             goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)  # rounding must not lead to a priority of 0
             nodes, sums = 2 * nodes + goes_right, sums - left * goes_right
         (rows, envs), weights = np.divmod(nodes - self.num_leaves, self.num_envs), (self.tree[nodes].min() / self.tree[nodes]) ** beta
-
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
         terminations, rewards = self.terminations[window], self.rewards[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
         discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
-        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
-        return Batch(
-            self._stacks(rows, envs),
-            self._gather(self.actions, rows, envs).long(),
-            to_tensor((discounts * rewards * alive).sum(axis=1)),
-            self._stacks(rows + steps, envs),
-            to_tensor((terminations & alive).any(axis=1)),
-            to_tensor(self.gamma**steps),
-            to_tensor(weights),
-            torch.as_tensor(nodes),
-        )
+        columns = (discounts * rewards * alive).sum(axis=1), (terminations & alive).any(axis=1), self.gamma**steps, weights
+        rewards, terminations, gammas, weights = (torch.as_tensor(x, dtype=torch.float32, device=self.device) for x in columns)
+        obs, actions, next_obs = self._stacks(rows, envs), self._gather(self.actions, rows, envs).long(), self._stacks(rows + steps, envs)
+        return Batch(obs, actions, rewards, next_obs, terminations, gammas, weights, torch.as_tensor(nodes))
 
     def update_priorities(self, nodes: Tensor, td_errors: Tensor):  # [per]
         """p = (|δ| + ε) ** α for the rows of a batch."""
@@ -300,13 +290,12 @@ class NoisyLinear(nn.Linear):  # [noisy]
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__(in_dim, out_dim)
-        self.weight_sigma = nn.Parameter(torch.full_like(self.weight, 0.5 / math.sqrt(in_dim)))
-        self.bias_sigma = nn.Parameter(torch.full_like(self.bias, 0.5 / math.sqrt(in_dim)))
+        self.weight_sigma, self.bias_sigma = (nn.Parameter(torch.full_like(x, 0.5 / math.sqrt(in_dim))) for x in (self.weight, self.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        # y = (W + Σ ⊙ ε_out ε_inᵀ) x + b + σ ⊙ ε_out,  ε = sgn(z) √|z|,  z ~ N(0, 1)
+        # y = (W + Σ ⊙ ε_out ε_inᵀ) x + b + σ ⊙ ε_out,  ε = sgn(z) √|z|,  z ~ N(0, 1). Two products, W x and Σ x, would be 5 % slower.
         noise_out, noise_in = (z.sign() * z.abs().sqrt() for z in map(torch.randn_like, (self.bias, self.weight[0])))
         weight = torch.addcmul(self.weight, self.weight_sigma, noise_out[:, None] * noise_in)
         return F.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, noise_out))
@@ -323,21 +312,21 @@ class QNetwork(nn.Module):
             self.encoder = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh())
         in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
         linear = NoisyLinear if "noisy" in args.components else nn.Linear  # [noisy]
-        num_atoms = args.num_atoms if "c51" in args.components else 1  # [c51]
-        dueling = "dueling" in args.components  # [dueling]
+        num_atoms, dueling = args.num_atoms if "c51" in args.components else 1, "dueling" in args.components  # [c51] [dueling]
         self.hidden = linear(in_dim, 2 * args.hidden_dim if dueling else args.hidden_dim)
         self.out = linear(args.hidden_dim, num_dims * num_bins * num_atoms)
         self.value = linear(args.hidden_dim, num_atoms) if dueling else None  # [dueling]
         self.out_shape = num_dims, num_bins, num_atoms
 
     def forward(self, obs: Tensor) -> Tensor:
-        x = F.relu(self.hidden(self.encoder(obs)))
-        if self.value is None:
-            return self.out(x).float().unflatten(1, self.out_shape)
-        # [dueling] Q_d(s, b) = V(s) + A_d(s, b) - 1/bins Σ_b' A_d(s, b')  (Wang et al. 2016, equation 9)
-        value_x, advantage_x = x.chunk(2, dim=1)
-        advantages = self.out(advantage_x).float().unflatten(1, self.out_shape)
-        return self.value(value_x).float()[:, None, None] + advantages - advantages.mean(dim=2, keepdim=True)
+        x = F.relu(self.hidden(self.encoder(obs))).float()
+        with torch.autocast(x.device.type, enabled=False):  # in bf16 one best action in ten would tie
+            if self.value is None:
+                return self.out(x).unflatten(1, self.out_shape)
+            # [dueling] Q_d(s, b) = V(s) + A_d(s, b) - 1/bins Σ_b' A_d(s, b')  (Wang et al. 2016, equation 9)
+            value_x, advantage_x = x.chunk(2, dim=1)
+            advantages = self.out(advantage_x).unflatten(1, self.out_shape)
+            return self.value(value_x)[:, None, None] + advantages - advantages.mean(dim=2, keepdim=True)
 
 
 # --- agent ---
@@ -352,16 +341,16 @@ class Agent(nn.Module):
         self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)  # (A,) and A, or () and 1
         discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
         self.bin_actions = action_space.start + np.arange(action_space.n) if discrete else np.linspace(-1, 1, args.bins, dtype=np.float32)
-        self.double, self.c51 = "double" in args.components, "c51" in args.components
+        self.double, self.c51, self.edge_checks = "double" in args.components, "c51" in args.components, (100, 500, 1000)
         self.register_buffer("atoms", torch.linspace(args.v_min, args.v_max, args.num_atoms), persistent=False)  # [c51] (K,)
         sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
         self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
         self.q_target.load_state_dict(self.q_network.state_dict())
         self.to(device)
-        self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=True)
+        self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, eps=1.5e-4, fused=True)
         self.optimizers = {"q": self.q_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
-        self.num_updates = 0
+        self.num_updates, self.shifts = 0, args.random_shift and len(obs_space.shape) == 3
         if args.compile:
             self.update_critic = torch.compile(self.update_critic)
 
@@ -394,12 +383,27 @@ class Agent(nn.Module):
         distances = (moved[:, None, :] - self.atoms[:, None]).abs() / (self.atoms[1] - self.atoms[0])  # (B, i, k)
         return ((1 - distances).clamp(min=0) * probs[:, None, :]).sum(dim=2)
 
+    def random_shift(self, images: Tensor) -> Tensor:
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its border repeated (DrQ, section 3.1)."""
+        (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
+        shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
+        ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
+        xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        return images.flatten(2).gather(2, flat).view_as(images)
+
     def update(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of the online network; now and then one of the target. Returns the temporal differences (B,) and metrics."""
+        if self.shifts:
+            batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
         td_errors, metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
             self.q_target.load_state_dict(self.q_network.state_dict())  # θ̄ ← θ
+        if self.c51 and self.num_updates in self.edge_checks and metrics["losses/edge_mass"] > 0.2:  # [c51] a look waits for the device
+            self.edge_checks, support = (), f"--v-min {self.args.v_min:g} to --v-max {self.args.v_max:g}"
+            where = f"{metrics['losses/edge_mass']:.0%} of the returns' probability is on the first and last atoms of {support}"
+            print(f"Warning: {where}: widen it, or lower --reward-scale {self.args.reward_scale:g}.", file=sys.stderr)
         return td_errors, metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -415,17 +419,17 @@ class Agent(nn.Module):
             target_probs = self.project(next_outputs.softmax(dim=2).mean(dim=1), rewards, gammas)
             log_probs = outputs.log_softmax(dim=2).logsumexp(dim=1) - math.log(self.num_dims)
             td_errors = losses = F.kl_div(log_probs, target_probs, reduction="none").sum(dim=1)
-            q = (log_probs.exp() * self.atoms).sum(dim=1)
+            q, metrics = (log_probs.exp() * self.atoms).sum(dim=1), {"losses/edge_mass": target_probs[:, [0, -1]].sum(dim=1).mean()}
         else:  # δ = Q(s, a) - R - γᵐ (1 - d) Q̄(s', a'),  Q(s, a) = 1/D Σ_d Q_d(s, a_d)
             q, target_q = outputs.squeeze(2).mean(dim=1), rewards + gammas * next_outputs.squeeze(2).mean(dim=1)
             td_errors, loss = q - target_q, F.smooth_l1_loss if self.args.loss == "huber" else F.mse_loss
-            losses = loss(q, target_q, reduction="none")
+            losses, metrics = loss(q, target_q, reduction="none"), {}
         qf_loss = (batch.weights * losses).mean()
         self.q_optimizer.zero_grad()
         qf_loss.backward()
         nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
         self.q_optimizer.step()
-        return td_errors.detach(), {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
+        return td_errors.detach(), metrics | {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
 
 
 # --- training ---
@@ -433,7 +437,7 @@ class Agent(nn.Module):
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency")
+    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency", "shift_pad")
     zero, positive = ("learning_starts", "updates_per_step"), ("learning_rate", "reward_scale", "epsilon_steps", "beta_steps")
     check_args(args, counts, zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive, at_least_two=("bins", "num_atoms"))
     require(args.v_max > args.v_min, "v_max", args.v_max, f"greater than --v-min {args.v_min}")
@@ -443,21 +447,19 @@ def train(args: Args) -> float:
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
     run = Run(args)
-    if run.checkpoint:
-        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
-    else:
-        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
+    restored = run.restore(agent, envs, rng, buffer) if run.checkpoint else None
+    global_step, metrics, obs, autoreset = restored or (0, {}, envs.reset()[0], np.zeros(args.num_envs, bool))
 
     while global_step < args.total_timesteps:
         previous_step = global_step
-
         # 1. act
         epsilon_end, epsilon_steps = (0, 1) if "noisy" in args.components else (args.epsilon_end, args.epsilon_steps)  # [noisy]
         epsilon = np.interp(global_step, [args.learning_starts, args.learning_starts + epsilon_steps], [1, epsilon_end])
-        explores = rng.random(args.num_envs) < epsilon
+        # Each dimension explores for itself, about ε / D of the time (misc/utils.py of github.com/tseyde/decqn)
+        explores = rng.random((args.num_envs, agent.num_dims)) < epsilon / (epsilon + agent.num_dims * (1 - epsilon))
         bins = rng.integers(0, len(agent.bin_actions), (args.num_envs, agent.num_dims))
         if not explores.all():
-            bins = np.where(explores[:, None], bins, agent.q_values(obs, noisy=True).argmax(axis=2))
+            bins = np.where(explores, bins, agent.q_values(obs, noisy=True).argmax(axis=2))
 
         # 2. step
         next_obs, rewards, terminations, truncations, infos = envs.step(agent.bin_actions[bins].reshape(envs.action_space.shape))

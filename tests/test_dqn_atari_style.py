@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
-from helpers import PIXELS, replay, train
+from helpers import PIXELS, checkpoint, load_script, parse, replay, train
 
-from cleanrl_cc import dqn_atari_style
+from cleanrl_cc import dqn_atari_style, rainbow
 from cleanrl_cc.runs import read_csv
 
 BINS = {
@@ -46,6 +46,35 @@ def test_each_environment_explores_for_itself(tmp_path):
     assert len({tuple(column) for column in actions.T}) == 4
 
 
+class ManyDimensions(gym.Env):
+    """Four action dimensions, nothing to learn."""
+
+    observation_space, action_space = Box(-1, 1, (3,)), Box(-1, 1, (4,))
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+
+gym.register("ManyDimensions-v0", ManyDimensions, max_episode_steps=200)
+
+
+@pytest.mark.parametrize("script, fields", [("dqn_atari_style", {}), ("rainbow", {"components": ()})])
+def test_each_dimension_explores_for_itself(script, fields, tmp_path):
+    epsilon, num_dims, steps = 0.5, 4, 4000
+    fields |= {"env_id": "ManyDimensions-v0", "epsilon_steps": 1, "epsilon_end": epsilon, "learning_starts": 0, "updates_per_step": 0.0}
+    train(script, tmp_path / "run", total_timesteps=steps, bins=101, **fields)
+    actions = replay(tmp_path / "run")["actions"][10:, 0]  # (T, D); the observation stands still, so greedy bins do
+    greedy = np.array([np.bincount(column).argmax() for column in actions.T])
+    explores = actions != greedy
+    chance = epsilon / (epsilon + num_dims * (1 - epsilon)) * 100 / 101  # by chance the greedy bin
+    assert explores.mean(axis=0) == pytest.approx(chance, abs=4 * math.sqrt(chance * (1 - chance) / steps))
+    assert np.corrcoef(explores.T)[0, 1:] == pytest.approx(0, abs=0.1)
+
+
 def agent_for(action_space: gym.Space, **fields) -> dqn_atari_style.Agent:
     args = dqn_atari_style.Args(hidden_dim=16, precision="fp32", **fields)
     return dqn_atari_style.Agent(args, Box(-1, 1, (3,)), action_space, torch.device("cpu"))
@@ -76,3 +105,28 @@ def test_the_value_is_in_units_of_the_environment(tmp_path):
     agent, scaled = agent_for(Discrete(2)), agent_for(Discrete(2), reward_scale=0.1)
     scaled.load_state_dict(agent.state_dict())
     assert scaled.value(obs) == pytest.approx(10 * agent.value(obs))
+
+
+@pytest.mark.parametrize("module", [dqn_atari_style, rainbow])
+def test_random_shift_moves_each_image_within_its_border(module):
+    args = module.Args(random_shift=True, shift_pad=2, image_size=40, precision="fp32", encoder_channels=4, hidden_dim=16)
+    agent = module.Agent(args, Box(0, 255, (4, 40, 40), np.uint8), Discrete(2), torch.device("cpu"))
+    assert agent.shifts
+    images = torch.arange(40, dtype=torch.uint8).expand(64, 4, 40, 40)  # each pixel holds its column
+    shifted = agent.random_shift(images)
+    moved = shifted[:, 0, 0, 20].int() - 20
+    assert shifted.dtype == torch.uint8 and sorted(moved.unique().tolist()) == [-2, -1, 0, 1, 2]
+    expected = (torch.arange(40) + moved[:, None]).clamp(0, 39)
+    assert torch.equal(shifted.long(), expected[:, None, None, :].expand(64, 4, 40, 40))
+
+
+@pytest.mark.parametrize("script", ["dqn_atari_style", "rainbow"])
+def test_images_are_shifted_where_the_preset_says_so(script, tmp_path, monkeypatch):
+    assert parse(script, ["--env-id", "dm_control/walker-walk-v0"]).random_shift
+    assert not parse(script, ["--env-id", "CarRacing-v3"]).random_shift
+    agent, calls = load_script(script).Agent, []
+    shift = agent.random_shift
+    monkeypatch.setattr(agent, "random_shift", lambda self, images: calls.append(images.shape) or shift(self, images))
+    train(script, tmp_path / "run", **PIXELS | {"random_shift": True})
+    num_updates = checkpoint(tmp_path / "run")["num_updates"]
+    assert len(calls) == 2 * num_updates > 0

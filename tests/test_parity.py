@@ -354,21 +354,43 @@ def test_dqn_gradients_are_clipped_as_in_stable_baselines3():
         assert norm == pytest.approx(sb3.DQN("MlpPolicy", DiscreteSpaces()).max_grad_norm, rel=1e-4)
 
 
+def double_q_pairs(agent, batch) -> tuple:
+    return (agent.q_network, batch.obs), (agent.q_network, batch.next_obs), (agent.q_target, batch.next_obs)
+
+
 @pytest.mark.parametrize("loss", ["huber", "mse"])
 def test_decoupled_targets_and_losses_equal_loops(loss):
     args = dqn_atari_style.Args(precision="fp32", hidden_dim=32, loss=loss, bins=4, reward_scale=0.5)
     agent = dqn_atari_style.Agent(args, Box(-1, 1, (OBS_DIM,)), Box(-1, 1, (3,)), torch.device("cpu"))
     batch = make_dqn_batch(torch.Generator().manual_seed(3), num_bins=4, num_dims=3)
     with torch.no_grad():
-        q, next_q = agent.q_network(batch.obs).tolist(), agent.q_target(batch.next_obs).tolist()
-    losses = []
+        for parameter in agent.q_target.parameters():  # another network: the choice must matter
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        q, online, target_q = (f(obs).tolist() for f, obs in double_q_pairs(agent, batch))
+    losses, differs = [], 0
     for i in range(BATCH_SIZE):
         value = sum(q[i][d][batch.actions[i, d]] for d in range(3)) / 3
-        best = sum(max(bins) for bins in next_q[i]) / 3
+        chosen = [online[i][d].index(max(online[i][d])) for d in range(3)]
+        best = sum(target_q[i][d][chosen[d]] for d in range(3)) / 3
+        differs += any(target_q[i][d][chosen[d]] < max(target_q[i][d]) for d in range(3))
         target = 0.5 * batch.rewards[i].item() + (0 if batch.terminations[i] else batch.gammas[i].item() * best)
         error = abs(value - target)
         losses.append(error**2 if loss == "mse" else error**2 / 2 if error < 1 else error - 0.5)
     assert agent.update(batch)["losses/qf_loss"].item() == pytest.approx(np.mean(losses), rel=1e-5)
+    assert differs > BATCH_SIZE / 4
+
+
+def test_one_dimension_is_plain_dqn_whose_target_chooses():
+    agent = dqn_atari_style.Agent(dqn_atari_style.Args(hidden_dim=32), Box(-1, 1, (OBS_DIM,)), Discrete(4), torch.device("cpu"))
+    batch = make_dqn_batch(torch.Generator().manual_seed(3), num_bins=4)
+    with torch.no_grad():
+        for parameter in agent.q_target.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        q, target_q = agent.q_network(batch.obs)[:, 0].numpy(), agent.q_target(batch.next_obs)[:, 0].numpy()
+    gammas = (batch.gammas * (1 - batch.terminations)).numpy()
+    errors = np.abs(q[np.arange(BATCH_SIZE), batch.actions[:, 0]] - batch.rewards.numpy() - gammas * target_q.max(axis=1))
+    expected = np.where(errors < 1, errors**2 / 2, errors - 0.5).mean()
+    assert agent.update(batch)["losses/qf_loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
 # --- Rainbow ---
@@ -390,7 +412,10 @@ def test_rainbow_without_components_is_dqn_bit_for_bit(loss, action_space):
     fields = {"precision": "fp32", "hidden_dim": 32, "loss": loss, "target_update_frequency": 3}
     torch.manual_seed(0)
     dqn = dqn_atari_style.Agent(dqn_atari_style.Args(**fields), Box(-1, 1, (OBS_DIM,)), action_space, torch.device("cpu"))
-    ours = rainbow_agent((), action_space, loss=loss, target_update_frequency=3, learning_rate=dqn.args.learning_rate)
+    components = ("double",) if dqn.num_dims > 1 else ()  # decoupled Q-learning chooses as double Q-learning does
+    ours = rainbow_agent(components, action_space, loss=loss, target_update_frequency=3, learning_rate=dqn.args.learning_rate)
+    assert ours.q_optimizer.param_groups[0]["eps"] == 1.5e-4  # Hessel et al. 2018, table 1
+    ours.q_optimizer.param_groups[0]["eps"] = dqn.q_optimizer.param_groups[0]["eps"]
     generator = torch.Generator().manual_seed(1)
     for _ in range(7):
         batch = make_dqn_batch(generator, num_bins=3, num_dims=dqn.num_dims)
@@ -469,8 +494,7 @@ def test_double_q_learning_lets_the_online_network_choose():
         for parameter in agent.q_target.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         batch = make_dqn_batch(torch.Generator().manual_seed(7), num_bins=4)
-        pairs = ((agent.q_network, batch.obs), (agent.q_network, batch.next_obs), (agent.q_target, batch.next_obs))
-        q, online, target = (network(obs)[:, 0, :, 0] for network, obs in pairs)
+        q, online, target = (network(obs)[:, 0, :, 0] for network, obs in double_q_pairs(agent, batch))
     expected = [
         q[i, batch.actions[i, 0]] - batch.rewards[i] - batch.gammas[i] * (1 - batch.terminations[i]) * target[i, online[i].argmax()]
         for i in range(BATCH_SIZE)
@@ -528,6 +552,17 @@ def test_one_call_shares_its_noise_among_the_batch_and_two_calls_do_not():
     assert torch.equal(first[0], first[1]) and not torch.equal(first, second)
     layer.eval()
     assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_noisy_layers_equal_numpy_with_the_same_draws():
+    layer, x = rainbow.NoisyLinear(6, 5), torch.randn(4, 6, generator=torch.Generator().manual_seed(11))
+    torch.manual_seed(12)
+    outputs = layer(x).detach().numpy()
+    torch.manual_seed(12)
+    noise_out, noise_in = (np.sign(z) * np.sqrt(np.abs(z)) for z in (torch.randn(5).numpy(), torch.randn(6).numpy()))
+    weight, sigma, bias, bias_sigma = (p.detach().numpy() for p in (layer.weight, layer.weight_sigma, layer.bias, layer.bias_sigma))
+    expected = x.numpy() @ (weight + sigma * np.outer(noise_out, noise_in)).T + bias + bias_sigma * noise_out
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
 
 
 def test_noise_of_online_and_target_networks_differs():

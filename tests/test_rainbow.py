@@ -86,3 +86,24 @@ def test_importance_weights_grow(tmp_path, monkeypatch):
     monkeypatch.setattr(rainbow.ReplayBuffer, "sample", lambda *args: betas.append(args[-1]) or sample(*args))
     train("rainbow", tmp_path / "run", total_timesteps=300, beta_steps=200)
     assert betas[0] == pytest.approx(0.4 + 0.6 * 60 / 200) and betas[-1] == 1
+
+
+def test_a_support_that_does_not_hold_the_returns_is_told_once(tmp_path, capfd):
+    train("rainbow", tmp_path / "run", total_timesteps=1100, updates_per_step=1.0, target_update_frequency=20, learning_rate=1e-3)
+    (warning,) = [line for line in capfd.readouterr().err.splitlines() if "--v-max" in line]
+    assert all(words in warning for words in ("--v-min -10", "10", "--reward-scale 1"))
+    assert float(read_csv(tmp_path / "run" / "progress.csv")[-1]["losses/edge_mass"]) > 0.2
+
+
+@pytest.mark.parametrize("components", [rainbow.COMPONENTS, ()])
+def test_a_support_that_holds_them_is_not(components, tmp_path, capfd):
+    fields = {"total_timesteps": 200, "updates_per_step": 1.0, "v_min": -1000.0, "v_max": 1000.0, "components": components}
+    train("rainbow", tmp_path / "run", **fields)
+    assert "--v-max" not in capfd.readouterr().err
+
+
+def test_edge_mass_is_that_of_the_targets():
+    agent = agent_for(Discrete(2), components=("c51",), v_min=-1.0, v_max=1.0)
+    rewards = torch.tensor([5.0, -5.0, 0.0, 0.5])  # without a future: two are cut off
+    batch = rainbow.Batch(torch.zeros(4, 3), torch.zeros(4, 1).long(), rewards, torch.zeros(4, 3), *torch.ones(3, 4), torch.zeros(4).long())
+    assert agent.update(batch)[1]["losses/edge_mass"].item() == pytest.approx(0.5)
