@@ -90,10 +90,10 @@ class Options:
 
 
 def measure_ours(task: dict, contender: str, threads: int, options: Options) -> float:
-    from cleanrl_cc import runs
+    from cleanrl_cc import arguments, runs
 
     script = importlib.import_module(f"cleanrl_cc.{task['script']}")
-    args = runs.preset_args(script.Args, script.PRESETS, task["script_env"])
+    args = arguments.preset_args(script.Args, script.PRESETS, task["script_env"])
     run = {"num_threads": threads, "precision": options.precision, "device": options.device, "compile": contender == "cleanrl_cc-compile"}
     run |= {"total_timesteps": WARMUP + task["steps"], "eval_frequency": 0, "checkpoint_frequency": 0, "eval_episodes": 1}
     for name, value in (task["ours"] | run).items():

@@ -26,69 +26,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from cleanrl_cc.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.envs import make_vector_env, require
 from cleanrl_cc.machine import place_buffer, start_torch
-from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
+from cleanrl_cc.runs import LOG_FREQUENCY, Run, crossed
 
 # --- arguments ---
 
 
 @dataclass
-class Args:
-    # Run
-    env_id: str = "CarRacing-v3"
-    """any Gymnasium id: Box2D, MuJoCo, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
-    seed: int = 1
-    """seeds Python, NumPy, torch and every training environment"""
-    total_timesteps: int = 1_000_000
-    """environment transitions the agent chooses an action for, summed over parallel environments"""
-    num_envs: int = 1
-    """parallel environments, spread over a process per core"""
-    obs: Literal["auto", "pixels", "state"] = "auto"
-    """what the agent sees; auto: pixels where the environment emits images, else state"""
-    action_set: Literal["auto", "native", "five"] = "auto"
-    """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own; five: CarRacing's five discrete actions"""
-    action_repeat: int = 1
-    """environment steps per agent step; rewards are summed, only the last frame is rendered"""
-    frame_stack: int = 4
-    """newest frames in a pixel observation"""
-    image_size: int = 84
-    """height and width of pixel observations"""
-    grayscale: bool = True
-    """one channel per frame instead of three"""
-    patience: int = 0
-    """truncate a training episode after so many agent steps without a positive reward; 0: never. Evaluations ignore it"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:1"""
-    num_threads: int | None = None
-    """torch threads; None: torch decides"""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
-    matmul: Literal["auto", "mkl", "onednn"] = "auto"
-    """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
-    compile: bool = False
-    """torch.compile the updates (needs a C++ compiler)"""
-    runs_dir: str = "runs"
-    """where the run folder goes"""
-    run_name: str | None = None
-    """name of the run folder; None: environment, script, seed and time"""
-    resume: str | None = None
-    """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow"""
-    checkpoint_frequency: int = 25_000
-    """global steps between checkpoints; 0: only at the end and when stopped"""
-    eval_frequency: int = 10_000
-    """global steps between evaluations; 0: only at the end"""
-    eval_episodes: int = 10
-    """deterministic episodes per evaluation"""
-    capture_video: bool = False
-    """film the first episode of each evaluation"""
-    track: bool = False
-    """log to Weights & Biases beside TensorBoard"""
-    wandb_project: str = "cleanrl_cc"
-    """Weights & Biases project"""
-    wandb_entity: str | None = None
-    """Weights & Biases team or user"""
-
+class Args(RunArgs):
     # Replay
     buffer_size: int = 100_000
     """transitions kept"""
@@ -120,6 +67,7 @@ class Args:
     """width of the hidden layer after the encoder, and of the encoder of states"""
     reward_scale: float = 1.0
     """factor on rewards before they are learned from"""
+
     # Pixels
     encoder_channels: int = 32
     """channels of the first convolution; the other two have twice as many"""
@@ -167,8 +115,9 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation and ignores the next action: that row is marked `final`, and never a
-    start. Of stacked images only the newest frame is kept: frame j is row t - min(j, age of t in its episode); 7.1 kB at 84x84 gray.
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
+    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
+    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
     """
 
     def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
@@ -187,7 +136,10 @@ class ReplayBuffer:
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
         self.num_added = 0  # rows, ever
 
-    size = property(lambda self: min(self.num_added, self.num_rows))  # rows filled
+    @property
+    def size(self) -> int:
+        """Rows filled."""
+        return min(self.num_added, self.num_rows)
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
         """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,); `final` where the action was ignored."""
@@ -195,8 +147,9 @@ class ReplayBuffer:
         begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
         self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
         self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
-        self.actions[row], self.rewards[row] = torch.as_tensor(actions), rewards
-        self.terminations[row], self.truncations[row], self.final[row] = terminations, truncations, final
+        self.actions[row] = torch.as_tensor(actions)
+        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.final[row] = final
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
@@ -206,16 +159,22 @@ class ReplayBuffer:
         rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
         while (redraw := self.final[rows % self.num_rows, envs]).any():
             rows[redraw], envs[redraw] = rng.integers(first, last, redraw.sum()), rng.integers(0, self.num_envs, redraw.sum())
+
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
         terminations, rewards = self.terminations[window], self.rewards[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
         discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
-        columns = (discounts * rewards * alive).sum(axis=1), (terminations & alive).any(axis=1), self.gamma**steps
-        rewards, terminations, gammas = (torch.as_tensor(x, dtype=torch.float32, device=self.device) for x in columns)
-        obs, actions, next_obs = self._stacks(rows, envs), self._gather(self.actions, rows, envs).long(), self._stacks(rows + steps, envs)
-        return Batch(obs, actions, rewards, next_obs, terminations, gammas)
+        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
+        return Batch(
+            self._stacks(rows, envs),
+            self._gather(self.actions, rows, envs).long(),
+            to_tensor((discounts * rewards * alive).sum(axis=1)),
+            self._stacks(rows + steps, envs),
+            to_tensor((terminations & alive).any(axis=1)),
+            to_tensor(self.gamma**steps),
+        )
 
     def _stacks(self, rows, envs) -> Tensor:
         back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
@@ -247,8 +206,12 @@ class Encoder(nn.Module):
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        images = obs.contiguous(memory_format=torch.channels_last)  # while a value is one byte
-        return self.convolutions(images.float().div_(255).sub_(0.5))
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution takes bytes, which are exact in bf16, too
+        first, others = self.convolutions[0], self.convolutions[1:]
+        dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
+        images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
+        x = F.conv2d(images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride)
+        return others(x)
 
 
 class QNetwork(nn.Module):
@@ -289,7 +252,8 @@ class Agent(nn.Module):
         self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=True)
         self.optimizers = {"q": self.q_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
-        self.num_updates, self.shifts = 0, args.random_shift and len(obs_space.shape) == 3
+        self.shifts = args.random_shift and len(obs_space.shape) == 3
+        self.num_updates = 0
         if args.compile:
             self.update_critic = torch.compile(self.update_critic)
 
@@ -360,11 +324,14 @@ def train(args: Args) -> float:
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
     run = Run(args)
-    restored = run.restore(agent, envs, rng, buffer) if run.checkpoint else None
-    global_step, metrics, obs, autoreset = restored or (0, {}, envs.reset()[0], np.zeros(args.num_envs, bool))
+    if run.checkpoint:
+        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
+    else:
+        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
+
         # 1. act
         epsilon = np.interp(global_step, [args.learning_starts, args.learning_starts + args.epsilon_steps], [1, args.epsilon_end])
         # Each dimension explores for itself, about ε / D of the time (misc/utils.py of github.com/tseyde/decqn)

@@ -25,70 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from cleanrl_cc.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.distributed import average_gradients, connect, moments, standardize, take_rank
 from cleanrl_cc.envs import make_vector_env, require
 from cleanrl_cc.machine import Fp32Linear, flatten, require_memory, start_torch
-from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
+from cleanrl_cc.runs import LOG_FREQUENCY, Run, crossed
 
 # --- arguments ---
 
 
 @dataclass
-class Args:
-    # Run
-    env_id: str = "CarRacing-v3"
-    """any Gymnasium id: Box2D, MuJoCo, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
-    seed: int = 1
-    """seeds Python, NumPy, torch and every training environment"""
-    total_timesteps: int = 1_000_000
-    """environment transitions the agent chooses an action for, summed over parallel environments"""
-    num_envs: int = 1
-    """parallel environments, spread over a process per core"""
-    obs: Literal["auto", "pixels", "state"] = "auto"
-    """what the agent sees; auto: pixels where the environment emits images, else state"""
-    action_set: Literal["auto", "native", "five"] = "auto"
-    """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own; five: CarRacing's five discrete actions"""
-    action_repeat: int = 1
-    """environment steps per agent step; rewards are summed, only the last frame is rendered"""
-    frame_stack: int = 4
-    """newest frames in a pixel observation"""
-    image_size: int = 84
-    """height and width of pixel observations"""
-    grayscale: bool = True
-    """one channel per frame instead of three"""
-    patience: int = 0
-    """truncate a training episode after so many agent steps without a positive reward; 0: never. Evaluations ignore it"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:1"""
-    num_threads: int | None = None
-    """torch threads; None: torch decides"""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
-    matmul: Literal["auto", "mkl", "onednn"] = "auto"
-    """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
-    compile: bool = False
-    """torch.compile the updates (needs a C++ compiler)"""
-    runs_dir: str = "runs"
-    """where the run folder goes"""
-    run_name: str | None = None
-    """name of the run folder; None: environment, script, seed and time"""
-    resume: str | None = None
-    """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow"""
-    checkpoint_frequency: int = 25_000
-    """global steps between checkpoints; 0: only at the end and when stopped"""
-    eval_frequency: int = 10_000
-    """global steps between evaluations; 0: only at the end"""
-    eval_episodes: int = 10
-    """deterministic episodes per evaluation"""
-    capture_video: bool = False
-    """film the first episode of each evaluation"""
-    track: bool = False
-    """log to Weights & Biases beside TensorBoard"""
-    wandb_project: str = "cleanrl_cc"
-    """Weights & Biases project"""
-    wandb_entity: str | None = None
-    """Weights & Biases team or user"""
-
+class Args(RunArgs):
     # Rollout
     num_steps: int = 2048
     """steps of each environment between updates"""
@@ -256,8 +203,12 @@ class Encoder(nn.Module):
         self.linear = nn.Sequential(orthogonal(nn.Linear(out_dim, feature_dim)), nn.ReLU())
 
     def forward(self, obs: Tensor) -> Tensor:
-        images = obs.contiguous(memory_format=torch.channels_last)  # while a value is one byte
-        return self.linear(self.convolutions(images.float().div_(255).sub_(0.5)))
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution takes bytes, which are exact in bf16, too
+        first, others = self.convolutions[0], self.convolutions[1:]
+        dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
+        images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
+        x = F.conv2d(images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride)
+        return self.linear(others(x))
 
 
 def mlp(sizes: list[int], activation: type[nn.Module], last_gain: float) -> nn.Sequential:

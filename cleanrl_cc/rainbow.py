@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from cleanrl_cc.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.envs import make_vector_env, require
 from cleanrl_cc.machine import place_buffer, start_torch
-from cleanrl_cc.runs import LOG_FREQUENCY, Run, check_args, crossed, parse_args
+from cleanrl_cc.runs import LOG_FREQUENCY, Run, crossed
 
 # --- arguments ---
 
@@ -34,61 +35,7 @@ COMPONENTS = ("double", "per", "dueling", "noisy", "n-step", "c51")
 
 
 @dataclass
-class Args:
-    # Run
-    env_id: str = "CarRacing-v3"
-    """any Gymnasium id: Box2D, MuJoCo, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
-    seed: int = 1
-    """seeds Python, NumPy, torch and every training environment"""
-    total_timesteps: int = 1_000_000
-    """environment transitions the agent chooses an action for, summed over parallel environments"""
-    num_envs: int = 1
-    """parallel environments, spread over a process per core"""
-    obs: Literal["auto", "pixels", "state"] = "auto"
-    """what the agent sees; auto: pixels where the environment emits images, else state"""
-    action_set: Literal["auto", "native", "five"] = "auto"
-    """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own; five: CarRacing's five discrete actions"""
-    action_repeat: int = 1
-    """environment steps per agent step; rewards are summed, only the last frame is rendered"""
-    frame_stack: int = 4
-    """newest frames in a pixel observation"""
-    image_size: int = 84
-    """height and width of pixel observations"""
-    grayscale: bool = True
-    """one channel per frame instead of three"""
-    patience: int = 0
-    """truncate a training episode after so many agent steps without a positive reward; 0: never. Evaluations ignore it"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:1"""
-    num_threads: int | None = None
-    """torch threads; None: torch decides"""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
-    matmul: Literal["auto", "mkl", "onednn"] = "auto"
-    """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
-    compile: bool = False
-    """torch.compile the updates (needs a C++ compiler)"""
-    runs_dir: str = "runs"
-    """where the run folder goes"""
-    run_name: str | None = None
-    """name of the run folder; None: environment, script, seed and time"""
-    resume: str | None = None
-    """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow"""
-    checkpoint_frequency: int = 25_000
-    """global steps between checkpoints; 0: only at the end and when stopped"""
-    eval_frequency: int = 10_000
-    """global steps between evaluations; 0: only at the end"""
-    eval_episodes: int = 10
-    """deterministic episodes per evaluation"""
-    capture_video: bool = False
-    """film the first episode of each evaluation"""
-    track: bool = False
-    """log to Weights & Biases beside TensorBoard"""
-    wandb_project: str = "cleanrl_cc"
-    """Weights & Biases project"""
-    wandb_entity: str | None = None
-    """Weights & Biases team or user"""
-
+class Args(RunArgs):
     # Replay
     buffer_size: int = 100_000
     """transitions kept"""
@@ -120,6 +67,7 @@ class Args:
     """width of the hidden layer after the encoder, and of the encoder of states"""
     reward_scale: float = 1.0
     """factor on rewards before they are learned from"""
+
     # Rainbow
     components: tuple[Literal[COMPONENTS], ...] = COMPONENTS
     """what is added to DQN; nothing: --components without a word"""
@@ -149,6 +97,7 @@ PRESETS = {
     | {"epsilon_steps": 8_000, "epsilon_end": 0.04, "beta_steps": 50_000, "v_min": 0.0, "v_max": 100.0},
     "LunarLander-v3": ZOO | {"action_set": "native", "v_min": -200.0, "v_max": 200.0},
     "Acrobot-v1": ZOO | {"v_min": -100.0, "v_max": 0.0},
+    # Five actions: 852 after 30,000 steps, two axes of three bins 774
     "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
     | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "reward_scale": 0.05, "v_min": -5.0}
     | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 25.0},
@@ -177,8 +126,9 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation and ignores the next action: that row is marked `final`, and never a
-    start. Of stacked images only the newest frame is kept: frame j is row t - min(j, age of t in its episode); 7.1 kB at 84x84 gray.
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
+    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
+    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
     """
 
     def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
@@ -202,7 +152,10 @@ class ReplayBuffer:
         self.tree, self.exponent = np.zeros(2 * self.num_leaves), 0.5 if "per" in args.components else 0.0
         self.priorities = self.tree[self.num_leaves :][: self.num_rows * self.num_envs].reshape(shape)  # a view
 
-    size = property(lambda self: min(self.num_added, self.num_rows))  # rows filled
+    @property
+    def size(self) -> int:
+        """Rows filled."""
+        return min(self.num_added, self.num_rows)
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
         """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,); `final` where the action was ignored."""
@@ -210,8 +163,9 @@ class ReplayBuffer:
         begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
         self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
         self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
-        self.actions[row], self.rewards[row] = torch.as_tensor(actions), rewards
-        self.terminations[row], self.truncations[row], self.final[row] = terminations, truncations, final
+        self.actions[row] = torch.as_tensor(actions)
+        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.final[row] = final
         # [per] A row gets the largest priority once n rows are ahead of it, and loses it with the first frame of its stack.
         ready, head = (row - self.n_step) % self.num_rows, (row + np.arange(self.stack)) % self.num_rows
         self.priorities[ready] = np.where(self.final[ready], 0, self.max_priority) if self.num_added >= self.n_step else 0
@@ -228,16 +182,24 @@ class ReplayBuffer:
             goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)  # rounding must not lead to a priority of 0
             nodes, sums = 2 * nodes + goes_right, sums - left * goes_right
         (rows, envs), weights = np.divmod(nodes - self.num_leaves, self.num_envs), (self.tree[nodes].min() / self.tree[nodes]) ** beta
+
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
         terminations, rewards = self.terminations[window], self.rewards[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
         discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
-        columns = (discounts * rewards * alive).sum(axis=1), (terminations & alive).any(axis=1), self.gamma**steps, weights
-        rewards, terminations, gammas, weights = (torch.as_tensor(x, dtype=torch.float32, device=self.device) for x in columns)
-        obs, actions, next_obs = self._stacks(rows, envs), self._gather(self.actions, rows, envs).long(), self._stacks(rows + steps, envs)
-        return Batch(obs, actions, rewards, next_obs, terminations, gammas, weights, torch.as_tensor(nodes))
+        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
+        return Batch(
+            self._stacks(rows, envs),
+            self._gather(self.actions, rows, envs).long(),
+            to_tensor((discounts * rewards * alive).sum(axis=1)),
+            self._stacks(rows + steps, envs),
+            to_tensor((terminations & alive).any(axis=1)),
+            to_tensor(self.gamma**steps),
+            to_tensor(weights),
+            torch.as_tensor(nodes),
+        )
 
     def update_priorities(self, nodes: Tensor, td_errors: Tensor):  # [per]
         """p = (|δ| + ε) ** α for the rows of a batch."""
@@ -281,8 +243,12 @@ class Encoder(nn.Module):
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        images = obs.contiguous(memory_format=torch.channels_last)  # while a value is one byte
-        return self.convolutions(images.float().div_(255).sub_(0.5))
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution takes bytes, which are exact in bf16, too
+        first, others = self.convolutions[0], self.convolutions[1:]
+        dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
+        images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
+        x = F.conv2d(images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride)
+        return others(x)
 
 
 class NoisyLinear(nn.Linear):  # [noisy]
@@ -290,7 +256,8 @@ class NoisyLinear(nn.Linear):  # [noisy]
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__(in_dim, out_dim)
-        self.weight_sigma, self.bias_sigma = (nn.Parameter(torch.full_like(x, 0.5 / math.sqrt(in_dim))) for x in (self.weight, self.bias))
+        self.weight_sigma = nn.Parameter(torch.full_like(self.weight, 0.5 / math.sqrt(in_dim)))
+        self.bias_sigma = nn.Parameter(torch.full_like(self.bias, 0.5 / math.sqrt(in_dim)))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -312,7 +279,8 @@ class QNetwork(nn.Module):
             self.encoder = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh())
         in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
         linear = NoisyLinear if "noisy" in args.components else nn.Linear  # [noisy]
-        num_atoms, dueling = args.num_atoms if "c51" in args.components else 1, "dueling" in args.components  # [c51] [dueling]
+        num_atoms = args.num_atoms if "c51" in args.components else 1  # [c51]
+        dueling = "dueling" in args.components  # [dueling]
         self.hidden = linear(in_dim, 2 * args.hidden_dim if dueling else args.hidden_dim)
         self.out = linear(args.hidden_dim, num_dims * num_bins * num_atoms)
         self.value = linear(args.hidden_dim, num_atoms) if dueling else None  # [dueling]
@@ -341,7 +309,8 @@ class Agent(nn.Module):
         self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)  # (A,) and A, or () and 1
         discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
         self.bin_actions = action_space.start + np.arange(action_space.n) if discrete else np.linspace(-1, 1, args.bins, dtype=np.float32)
-        self.double, self.c51, self.edge_checks = "double" in args.components, "c51" in args.components, (100, 500, 1000)
+        self.double, self.c51 = "double" in args.components, "c51" in args.components
+        self.edge_checks = (100, 500, 1000)  # [c51] the updates after which the support is looked at, until it is complained of once
         self.register_buffer("atoms", torch.linspace(args.v_min, args.v_max, args.num_atoms), persistent=False)  # [c51] (K,)
         sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
         self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
@@ -350,7 +319,8 @@ class Agent(nn.Module):
         self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, eps=1.5e-4, fused=True)
         self.optimizers = {"q": self.q_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
-        self.num_updates, self.shifts = 0, args.random_shift and len(obs_space.shape) == 3
+        self.shifts = args.random_shift and len(obs_space.shape) == 3
+        self.num_updates = 0
         if args.compile:
             self.update_critic = torch.compile(self.update_critic)
 
@@ -419,11 +389,13 @@ class Agent(nn.Module):
             target_probs = self.project(next_outputs.softmax(dim=2).mean(dim=1), rewards, gammas)
             log_probs = outputs.log_softmax(dim=2).logsumexp(dim=1) - math.log(self.num_dims)
             td_errors = losses = F.kl_div(log_probs, target_probs, reduction="none").sum(dim=1)
-            q, metrics = (log_probs.exp() * self.atoms).sum(dim=1), {"losses/edge_mass": target_probs[:, [0, -1]].sum(dim=1).mean()}
+            q = (log_probs.exp() * self.atoms).sum(dim=1)
+            metrics = {"losses/edge_mass": target_probs[:, [0, -1]].sum(dim=1).mean()}
         else:  # δ = Q(s, a) - R - γᵐ (1 - d) Q̄(s', a'),  Q(s, a) = 1/D Σ_d Q_d(s, a_d)
             q, target_q = outputs.squeeze(2).mean(dim=1), rewards + gammas * next_outputs.squeeze(2).mean(dim=1)
             td_errors, loss = q - target_q, F.smooth_l1_loss if self.args.loss == "huber" else F.mse_loss
-            losses, metrics = loss(q, target_q, reduction="none"), {}
+            losses = loss(q, target_q, reduction="none")
+            metrics = {}
         qf_loss = (batch.weights * losses).mean()
         self.q_optimizer.zero_grad()
         qf_loss.backward()
@@ -447,11 +419,14 @@ def train(args: Args) -> float:
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
     run = Run(args)
-    restored = run.restore(agent, envs, rng, buffer) if run.checkpoint else None
-    global_step, metrics, obs, autoreset = restored or (0, {}, envs.reset()[0], np.zeros(args.num_envs, bool))
+    if run.checkpoint:
+        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
+    else:
+        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
+
         # 1. act
         epsilon_end, epsilon_steps = (0, 1) if "noisy" in args.components else (args.epsilon_end, args.epsilon_steps)  # [noisy]
         epsilon = np.interp(global_step, [args.learning_starts, args.learning_starts + epsilon_steps], [1, epsilon_end])

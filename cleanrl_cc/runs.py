@@ -5,10 +5,8 @@ A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one li
 draws from the generators that the training uses.
 """
 
-import argparse
 import contextlib
 import csv
-import fnmatch
 import io
 import json
 import math
@@ -18,19 +16,17 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from types import UnionType
-from typing import Literal, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
 import numpy as np
 import torch
-import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from cleanrl_cc.arguments import script_name
 from cleanrl_cc.checkpoints import atomic_file, load_checkpoint, load_replay, rng_state, save_replay, set_rng_state
 from cleanrl_cc.distributed import disconnect, exchange, gather, launcher, rank, size
-from cleanrl_cc.envs import InputError, make_env, recipe, require, restore_envs, snapshot_envs
+from cleanrl_cc.envs import InputError, make_env, recipe, restore_envs, snapshot_envs
 from cleanrl_cc.evaluation import EVALUATION_SEED, Film, play_episodes, side_by_side, summarize
 from cleanrl_cc.machine import describe_machine
 
@@ -39,98 +35,6 @@ LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 # What last.pt holds beyond best.pt.
 SAVED = {"optimizers", "num_updates", "metrics", "envs", "random", "replay", "best_return", "evaluated", "episodes", "seconds"}
 SAVED |= {"tracker_id"}
-
-
-# --- arguments ---
-
-
-def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = None):
-    """The command line as an instance of the dataclass `cls`.
-
-    Defaults come from the preset whose key matches --env-id (keys may hold * and ?), or from the checkpoint when resuming: then
-    only --total-timesteps may differ, and only upwards.
-
-    Raises:
-        InputError: a checkpoint that cannot be resumed, or an argument that may not change.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--env-id", "--env_id", default=cls.env_id)
-    early.add_argument("--resume")
-    chosen, _ = early.parse_known_args(argv)
-    if chosen.resume is None:
-        return tyro.cli(cls, description=_summary(cls), default=preset_args(cls, presets, chosen.env_id), args=argv)
-
-    saved = resume_args(cls, chosen.resume)
-    args = tyro.cli(cls, description=_summary(cls), default=saved, args=argv)
-    for name, value in asdict(saved).items():
-        typed = getattr(args, name)
-        if typed == "auto" and name in ("device", "precision", "matmul"):  # resolved in the checkpoint
-            setattr(args, name, value)
-        elif name not in ("resume", "total_timesteps") and typed != value:
-            flag = "--" + name.replace("_", "-")
-            raise InputError(f"{flag} is {value!r} in {chosen.resume}; a resumed run can only change --total-timesteps.")
-    if args.total_timesteps < saved.total_timesteps:
-        raise InputError(f"--total-timesteps was {saved.total_timesteps} in {chosen.resume} and can only grow.")
-    return args
-
-
-def preset_args(cls: type, presets: dict[str, dict], env_id: str):
-    """`cls` with the preset of `env_id`: an exact key before a pattern."""
-    keys = [env_id] if env_id in presets else [key for key in presets if fnmatch.fnmatch(env_id, key)]
-    return cls(**(presets[keys[0]] if keys else {}) | {"env_id": env_id})
-
-
-def resume_args(cls: type, path: str):
-    """The arguments inside a checkpoint, with `resume` set to its path. Raises InputError where they are not those of `cls`."""
-    checkpoint = load_checkpoint(path, algorithm=script_name(cls))
-    try:
-        args = cls(**checkpoint["args"] | {"resume": str(path)})
-        for name, kind in get_type_hints(cls).items():
-            if not fits(getattr(args, name), kind):
-                raise TypeError(f"{name} is {getattr(args, name)!r}")
-        return args
-    except TypeError as error:
-        raise InputError(f"{path} does not fit this script: {error}. Resume with the version that wrote it.") from error
-
-
-def fits(value, kind) -> bool:
-    """True for a value of exactly this type: a class, a union, a Literal or a tuple of one type."""
-    if isinstance(kind, UnionType):
-        return any(fits(value, choice) for choice in get_args(kind))
-    if get_origin(kind) is Literal:
-        return type(value) is str and value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return type(value) is tuple and all(fits(item, get_args(kind)[0]) for item in value)
-    return type(value) is kind
-
-
-def check_args(args, at_least_one=(), at_least_zero=(), in_unit_interval=(), positive=(), at_least_two=()):
-    """Checks the run fields, and the fields named. Raises InputError."""
-    at_least_one = ("total_timesteps", "num_envs", "action_repeat", "frame_stack", "image_size", "eval_episodes", *at_least_one)
-    at_least_zero = ("seed", "patience", "checkpoint_frequency", "eval_frequency", *at_least_zero)
-    for names, is_good, expected in (
-        (at_least_one, lambda value: value >= 1, "at least 1"),
-        (at_least_two, lambda value: value >= 2, "at least 2"),
-        (at_least_zero, lambda value: value is None or value >= 0, "at least 0"),
-        (in_unit_interval, lambda value: 0 <= value <= 1, "between 0 and 1"),
-        (positive, lambda value: value is None or 0 < value < math.inf, "a positive number"),
-    ):
-        for name in names:
-            require(is_good(getattr(args, name)), name, getattr(args, name), expected)
-    for name, value in asdict(args).items():
-        if isinstance(value, float):
-            require(math.isfinite(value), name, value, "a finite number")
-    require(args.seed < 2**32, "seed", args.seed, "below 2 ** 32, which is all that NumPy takes")
-    require(args.frame_stack < 256, "frame_stack", args.frame_stack, "at most 255")
-
-
-def script_name(cls: type) -> str:
-    return Path(sys.modules[cls.__module__].__file__).stem
-
-
-def _summary(cls: type) -> str:
-    return (sys.modules[cls.__module__].__doc__ or "").strip()
 
 
 # --- files ---

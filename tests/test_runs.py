@@ -44,7 +44,7 @@ from helpers import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cleanrl_cc import machine, runs
+from cleanrl_cc import arguments, machine, runs
 from cleanrl_cc.checkpoints import load_checkpoint
 from cleanrl_cc.envs import make_env
 from cleanrl_cc.runs import Run, crossed, read_csv
@@ -469,7 +469,7 @@ def test_defaults_and_presets_have_exactly_their_types(script):
     kinds = get_type_hints(module.Args)
     for key, changes in {"": {}, **module.PRESETS}.items():
         for name, value in vars(module.Args(**changes)).items():
-            assert runs.fits(value, kinds[name]), f"{key} {name}: {value!r} is no {kinds[name]}"
+            assert arguments.fits(value, kinds[name]), f"{key} {name}: {value!r} is no {kinds[name]}"
 
 
 OFF_POLICY = ("sac_drq", "td3", "ddpg", "dqn_atari_style", "rainbow")

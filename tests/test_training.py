@@ -35,7 +35,7 @@ LOSSES = {
     "ddpg": {"qf_loss", "q", "actor_loss"},
     "ppo_continuous": {"policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance"},
     "dqn_atari_style": DQN_LOSSES,
-    "rainbow": DQN_LOSSES,
+    "rainbow": DQN_LOSSES | {"edge_mass"},
 }
 
 
