@@ -28,9 +28,10 @@ import tyro
 from cleanrl_cc.machine import describe_machine, find_device
 
 WARMUP = 300  # random steps before the updates of the off-policy algorithms begin
-MLP = {"script_env": "HalfCheetah-v5", "policy": "MlpPolicy", "steps": 2000, "contenders": ("cleanrl_cc", "sb3", "sbx")}
+MLP = {"script_env": "HalfCheetah-v5", "policy": "MlpPolicy", "steps": 2000, "contenders": ("cleanrl_cc", "cleanrl_cc-bf16", "sb3", "sbx")}
 # Their CnnPolicy sees one 96x96 RGB frame, ours four gray 84x84 frames through the same convolutions.
-CNN = {"script_env": "CarRacing-v3", "policy": "CnnPolicy", "steps": 40, "contenders": ("cleanrl_cc", "sb3")}
+CNN = {"script_env": "CarRacing-v3", "policy": "CnnPolicy", "steps": 40, "contenders": ("cleanrl_cc", "cleanrl_cc-bf16", "sb3")}
+PIXELS = ("cleanrl_cc", "cleanrl_cc-bf16", "cleanrl_cc-preset-bf16", "sb3")
 REPLAY = {"buffer_size": 20_000, "learning_starts": WARMUP}
 EVERY_STEP = REPLAY | {"batch_size": 256, "updates_per_step": 1.0, "n_step": 1, "action_repeat": 1, "patience": 0}
 PEER_EVERY_STEP = REPLAY | {"batch_size": 256, "train_freq": 1, "gradient_steps": 1}
@@ -41,7 +42,7 @@ TWO_ROLLOUTS = {"first": 2048 + 200, "steps": 3 * 2048 + 200 - WARMUP}
 PPO_MLP = MLP | {"script": "ppo_continuous", "peer": "PPO", "contenders": ("cleanrl_cc", "cleanrl_cc-compile", "sb3", "sbx")}
 PPO_MLP |= {"ours": ROLLOUT | {"num_minibatches": 32, "hidden_dim": 64, "activation": "tanh", "normalize": False}}
 PPO_MLP |= {"theirs": PEER_ROLLOUT | {"batch_size": 64}} | TWO_ROLLOUTS
-PPO_PIXELS = CNN | {"script": "ppo_continuous", "peer": "PPO", "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3")} | TWO_ROLLOUTS
+PPO_PIXELS = CNN | {"script": "ppo_continuous", "peer": "PPO", "contenders": PIXELS} | TWO_ROLLOUTS
 PPO_PIXELS |= {"ours": ROLLOUT | {"num_minibatches": 8, "num_epochs": 4, "encoder_channels": 32, "feature_dim": 512}}
 PPO_PIXELS |= {"theirs": PEER_ROLLOUT | {"batch_size": 256, "n_epochs": 4}}
 DQN = REPLAY | {"batch_size": 32, "updates_per_step": 1.0, "n_step": 1, "action_repeat": 1, "patience": 0, "encoder_channels": 32}
@@ -54,10 +55,10 @@ TASKS = {
     "ppo-normalize": PPO_MLP  # observations and rewards: ours by --normalize, the peers by their VecNormalize
     | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs, 64x64, normalised"}
     | {"ours": PPO_MLP["ours"] | {"normalize": True}, "normalize": True},
-    # "preset" has half the channels in its convolutions, "compile" above has --compile.
+    # "bf16" has --precision bf16 (else fp32), "preset" half the channels in its convolutions, "compile" above --compile.
     "sac-pixels": CNN
     | {"title": "SAC, CarRacing-v3, batch 256, one frame a step", "script": "sac_drq", "peer": "SAC"}
-    | {"ours": EVERY_STEP | {"encoder_channels": 32}, "contenders": ("cleanrl_cc", "cleanrl_cc-preset", "sb3")},
+    | {"ours": EVERY_STEP | {"encoder_channels": 32}, "contenders": PIXELS},
     "ppo-pixels": PPO_PIXELS | {"title": "PPO, CarRacing-v3, 8 environments, batch 256, 4 epochs, one frame a step"},
     "ppo-pixels-repeat": PPO_PIXELS
     | {"title": "PPO, CarRacing-v3, 8 environments, batch 256, 4 epochs, four frames a step"}
@@ -79,8 +80,6 @@ class Options:
     """torch threads, one table each"""
     rounds: int = 3
     """measurements of each contender"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """of ours; the peers compute in fp32"""
     device: str = "cpu"
     """cpu or cuda"""
     csv: str | None = None
@@ -89,15 +88,18 @@ class Options:
     """used by the program itself: measure this contender and print steps per second"""
 
 
-def measure_ours(task: dict, contender: str, threads: int, options: Options) -> float:
+def measure_ours(task: dict, contender: str, threads: int, options: Options) -> dict:
+    """`steps_per_second`, and the `matmul` library that was chosen."""
     from cleanrl_cc import arguments, runs
 
     script = importlib.import_module(f"cleanrl_cc.{task['script']}")
     args = arguments.preset_args(script.Args, script.PRESETS, task["script_env"])
-    run = {"num_threads": threads, "precision": options.precision, "device": options.device, "compile": contender == "cleanrl_cc-compile"}
+    variant = contender.split("-")
+    run = {"num_threads": threads, "precision": "bf16" if "bf16" in variant else "fp32", "device": options.device}
+    run["compile"] = "compile" in variant
     run |= {"total_timesteps": WARMUP + task["steps"], "eval_frequency": 0, "checkpoint_frequency": 0, "eval_episodes": 1}
     for name, value in (task["ours"] | run).items():
-        if not (name in ("encoder_channels", "feature_dim") and contender == "cleanrl_cc-preset"):
+        if not (name in ("encoder_channels", "feature_dim") and "preset" in variant):
             setattr(args, name, value)
     clock = []
     original = runs.Run.show_progress
@@ -111,10 +113,10 @@ def measure_ours(task: dict, contender: str, threads: int, options: Options) -> 
     with tempfile.TemporaryDirectory() as folder:
         args.runs_dir = folder
         script.train(args)
-    return steps_per_second(clock, task)
+    return {"steps_per_second": steps_per_second(clock, task), "matmul": args.matmul}
 
 
-def measure_peer(task: dict, contender: str, threads: int, options: Options) -> float:
+def measure_peer(task: dict, contender: str, threads: int, options: Options) -> dict:
     import torch
     from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv
     from stable_baselines3.common.callbacks import BaseCallback
@@ -137,7 +139,7 @@ def measure_peer(task: dict, contender: str, threads: int, options: Options) -> 
     env = VecNormalize(env, gamma=0.99) if task.get("normalize") else env
     model = getattr(library, task["peer"])(task["policy"], env, **task.get("theirs", PEER_EVERY_STEP) | device)
     model.learn(WARMUP + task["steps"], callback=Clock())
-    return steps_per_second(clock, task)
+    return {"steps_per_second": steps_per_second(clock, task), "matmul": "jax" if contender == "sbx" else "mkl"}
 
 
 def steps_per_second(clock: list[tuple[int, float]], task: dict) -> float:
@@ -152,8 +154,8 @@ def available(contender: str) -> bool:
     return module is None or importlib.util.find_spec(module) is not None
 
 
-def run_child(task: str, contender: str, threads: int, options: Options) -> float:
-    flags = ["--child", contender, "--tasks", task, "--threads", str(threads), "--precision", options.precision, "--device", options.device]
+def run_child(task: str, contender: str, threads: int, options: Options) -> dict:
+    flags = ["--child", contender, "--tasks", task, "--threads", str(threads), "--device", options.device]
     # JAX has no flag for its threads; the affinity of the process binds all alike.
     cpus = sorted(os.sched_getaffinity(0))[:threads]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "JAX_PLATFORMS": options.device}
@@ -166,25 +168,27 @@ def run_child(task: str, contender: str, threads: int, options: Options) -> floa
     )
     if result.returncode:
         raise SystemExit(f"{contender} failed on {task}:\n{result.stderr[-2000:]}")
-    return float(result.stdout.strip().splitlines()[-1])
+    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 def main():
     options = tyro.cli(Options, description=__doc__)
     if options.child:
         measure = measure_ours if options.child.startswith("cleanrl_cc") else measure_peer
-        print(measure(TASKS[options.tasks[0]], options.child, options.threads[0], options))
+        print(json.dumps(measure(TASKS[options.tasks[0]], options.child, options.threads[0], options)))
         return
     machine = describe_machine(find_device(options.device))
-    print(f"{machine['processor']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; ours in {options.precision}")
+    print(f"{machine['processor']} ({machine['kind']}), {machine['cores']} cores, {machine['gpu'] or 'no GPU'}")
     rows = []
     for task in options.tasks:
         contenders = [contender for contender in TASKS[task]["contenders"] if available(contender)]
         for threads in options.threads:
             speeds = {contender: [] for contender in contenders}
+            results = {}
             for _ in range(options.rounds):
                 for contender in contenders:
-                    speeds[contender].append(run_child(task, contender, threads, options))
+                    results[contender] = run_child(task, contender, threads, options)
+                    speeds[contender].append(results[contender]["steps_per_second"])
             print(f"\n{TASKS[task]['title']}, {threads} thread{'s' * (threads > 1)}\n")
             print("| | steps/s (median) | min - max | times sb3 |\n|---|---|---|---|")
             for contender, values in speeds.items():
@@ -192,7 +196,8 @@ def main():
                 ratio = f"{median / statistics.median(speeds['sb3']):.2f}" if "sb3" in speeds else ""
                 print(f"| {contender} | {median:.1f} | {min(values):.1f} - {max(values):.1f} | {ratio} |", flush=True)
                 measured = {"contender": contender, "median": round(median, 2), "rounds": json.dumps([round(v, 2) for v in values])}
-                rows.append(machine | {"task": task, "threads": threads, "precision": options.precision} | measured)
+                computed = {"precision": "bf16" if "bf16" in contender else "fp32", "matmul": results[contender]["matmul"]}
+                rows.append(machine | {"task": task, "threads": threads} | computed | measured)
     if options.csv:
         path = Path(options.csv)
         new = not path.exists()

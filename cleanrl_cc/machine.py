@@ -214,14 +214,22 @@ def require_memory(row_bytes: int, name: str, value: int):
 
 
 def describe_machine(device: torch.device) -> dict:
-    """For the record: processor, cores, torch threads and GPU."""
+    """For the record: processor and what it computes with, cores, torch threads and GPU."""
     processor = platform.processor()
     with contextlib.suppress(OSError, StopIteration):  # Linux knows the model's name
         line = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
         processor = line.split(":", 1)[1].strip()
     return {
         "processor": processor,
+        "kind": processor_kind(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
+
+
+def processor_kind() -> str:
+    """What this processor multiplies with, by which speeds differ threefold: "AVX2", "AVX512", "AVX512 bf16" or "AVX512 bf16 AMX"."""
+    bf16 = " bf16" if torch.cpu._is_avx512_bf16_supported() else ""
+    amx = " AMX" if torch.cpu._is_amx_tile_supported() else ""
+    return torch.backends.cpu.get_cpu_capability() + bf16 + amx
