@@ -44,7 +44,7 @@ def test_statistics_are_shared_by_environments_and_evaluation_reads_them(tmp_pat
     agent = ppo_continuous.Agent(args, Box(-9, 9, (3,)), Box(-1, 1, (1,)), torch.device("cpu"))
     agent.load_state_dict(state)
     obs = np.array([[0.5, 0.5, 3.0]], np.float32)
-    normalised = (obs - state["obs_statistics.mean"].numpy()) / np.sqrt(state["obs_statistics.var"].numpy())
+    normalised = ((obs - state["obs_statistics.mean"].numpy()) / np.sqrt(state["obs_statistics.var"].numpy())).astype(np.float32)
     policy, values = agent(torch.as_tensor(normalised))
     assert agent.act(obs, deterministic=True) == pytest.approx(policy.mean.detach().numpy(), abs=1e-5)
     assert agent.value(obs) == pytest.approx(values.detach().numpy() * np.sqrt(float(state["return_statistics.var"])), rel=1e-4)
