@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from cleanrl_cc.car_racing import FastCarRacing
+from cleanrl_cc.common.car_racing import FastCarRacing
 
 
 @dataclass

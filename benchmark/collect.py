@@ -16,8 +16,8 @@ from pathlib import Path
 
 import tyro
 
-from cleanrl_cc.checkpoints import load_checkpoint
-from cleanrl_cc.envs import InputError
+from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 

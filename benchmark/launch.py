@@ -27,7 +27,7 @@ from typing import Literal
 
 import tyro
 
-from cleanrl_cc.envs import InputError
+from cleanrl_cc.common.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 STOPPING = threading.Event()
@@ -60,7 +60,7 @@ def next_command(command: str, folder: Path, options: Options) -> list[str] | No
     """The command line that starts the run or goes on with it; None if it is finished: saved after its last evaluation."""
     script, *words = shlex.split(command)[1:]
     if (folder / "last.pt").exists():
-        from cleanrl_cc.checkpoints import load_checkpoint  # brings torch, 200 MB in each of Ray's workers
+        from cleanrl_cc.common.checkpoints import load_checkpoint  # brings torch, 200 MB in each of Ray's workers
 
         last, total = load_checkpoint(folder), flag(command, "--total-timesteps")
         if last["evaluated"][0] >= int(total or last["args"]["total_timesteps"]):

@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from cleanrl_cc import td3
-from cleanrl_cc.arguments import preset_args
+from cleanrl_cc.common.arguments import preset_args
 
 COLUMNS = ("library", "env_id", "seed", "global_step", "return_mean", "length_mean")
 

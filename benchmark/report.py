@@ -20,8 +20,8 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from cleanrl_cc.arguments import preset_args
-from cleanrl_cc.runs import read_csv
+from cleanrl_cc.common.arguments import preset_args
+from cleanrl_cc.common.tables import read_csv
 
 NOT_IN_COMMAND = {"env_id", "seed", "device", "precision", "runs_dir", "run_name", "resume", "capture_video", "track"}
 ROOT = Path(__file__).resolve().parents[1]

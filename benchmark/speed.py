@@ -25,7 +25,7 @@ from typing import Literal
 
 import tyro
 
-from cleanrl_cc.machine import describe_machine, find_device
+from cleanrl_cc.common.machine import describe_machine, find_device
 
 WARMUP = 300  # random steps before the updates of the off-policy algorithms begin
 MLP = {"script_env": "HalfCheetah-v5", "policy": "MlpPolicy", "steps": 2000, "contenders": ("cleanrl_cc", "cleanrl_cc-bf16", "sb3", "sbx")}
@@ -90,7 +90,7 @@ class Options:
 
 def measure_ours(task: dict, contender: str, threads: int, options: Options) -> dict:
     """`steps_per_second`, and the `matmul` library that was chosen."""
-    from cleanrl_cc import arguments, runs
+    from cleanrl_cc.common import arguments, runs
 
     script = importlib.import_module(f"cleanrl_cc.{task['script']}")
     args = arguments.preset_args(script.Args, script.PRESETS, task["script_env"])

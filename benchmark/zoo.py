@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from cleanrl_cc.checkpoints import atomic_file, load_checkpoint
+from cleanrl_cc.common.checkpoints import atomic_file, load_checkpoint
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 

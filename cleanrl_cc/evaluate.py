@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from cleanrl_cc.checkpoints import load_checkpoint
-from cleanrl_cc.envs import InputError, make_env, require
-from cleanrl_cc.evaluation import Film, play_episodes, side_by_side, summarize
-from cleanrl_cc.machine import start_torch
+from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.common.errors import InputError, require
+from cleanrl_cc.common.evaluation import Film, play_episodes, side_by_side, summarize
+from cleanrl_cc.common.machine import start_torch
 
 
 @dataclass

@@ -26,10 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
-from cleanrl_cc.arguments import RunArgs, check_args, parse_args
-from cleanrl_cc.envs import make_vector_env, require
-from cleanrl_cc.machine import Fp32Linear, place_buffer, start_torch
-from cleanrl_cc.runs import LOG_FREQUENCY, Run, crossed
+from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
+from cleanrl_cc.common.envs import make_vector_env
+from cleanrl_cc.common.errors import require
+from cleanrl_cc.common.machine import Fp32Linear, place_buffer, start_torch
+from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 
 # --- arguments ---
 

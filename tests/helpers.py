@@ -17,8 +17,8 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
 
-from cleanrl_cc.checkpoints import load_checkpoint
-from cleanrl_cc.runs import read_csv
+from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.common.tables import read_csv
 
 SCRIPTS = ["sac_drq", "td3", "ddpg", "ppo_continuous", "dqn_atari_style", "rainbow"]  # a new script is tested by adding its name
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import ROOT, SCRIPTS, checkpoint, command_line, contents, flags, having, input_error, parse, resume, start, train
 
-from cleanrl_cc.machine import free_memory
+from cleanrl_cc.common.machine import free_memory
 
 WRONG = {
     "unknown environment": ({"env_id": "Pendulm-v1"}, ["Pendulm-v1", "did you mean", "Pendulum-v1"]),

@@ -15,11 +15,11 @@ import pytest
 import torch
 from helpers import ROOT, TINY, flags, having, load_benchmark, load_script, survivors, train
 
-from cleanrl_cc.arguments import preset_args
-from cleanrl_cc.checkpoints import load_checkpoint
-from cleanrl_cc.envs import InputError
+from cleanrl_cc.common.arguments import preset_args
+from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import Options, evaluate
-from cleanrl_cc.runs import read_csv
 
 LONG = 6000  # steps of a run that is stopped at its first checkpoint, at step 1000
 RESULTS = ROOT / "benchmark" / "results"

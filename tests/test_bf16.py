@@ -8,8 +8,8 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from helpers import ROOT, load_script
 
-from cleanrl_cc.checkpoints import load_checkpoint
-from cleanrl_cc.envs import make_env
+from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.evaluate import load_agent
 
 ZOO = sorted(path for script in ("dqn_atari_style", "rainbow") for path in (ROOT / "zoo").glob(f"{script}-*.pt"))

@@ -15,9 +15,11 @@ import torch
 from gymnasium.spaces import Box
 from helpers import assert_same
 
-from cleanrl_cc import machine, ppo_continuous, rainbow
-from cleanrl_cc.checkpoints import load_replay, save_replay
-from cleanrl_cc.envs import InputError, make_env
+from cleanrl_cc import ppo_continuous, rainbow
+from cleanrl_cc.common import machine
+from cleanrl_cc.common.checkpoints import load_replay, save_replay
+from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.common.errors import InputError
 
 CPU = torch.device("cpu")
 GAMMA = 0.9

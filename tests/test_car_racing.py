@@ -12,7 +12,7 @@ import pygame
 import pytest
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from cleanrl_cc.car_racing import FastCarRacing
+from cleanrl_cc.common.car_racing import FastCarRacing
 
 
 def random_smooth(env, t, rng, memory):

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box
 from helpers import ROOT, assert_same, assert_same_runs, checkpoint, command_line, flags, input_error, resume, stop
 
 from cleanrl_cc import ppo_continuous
-from cleanrl_cc.distributed import launcher
+from cleanrl_cc.common.distributed import launcher
 
 SPACES = Box(-9, 9, (3,)), Box(-1, 1, (2,))
 NUM_STEPS, NUM_ENVS = 12, 4

@@ -12,9 +12,9 @@ import pytest
 import tyro
 from helpers import load_benchmark
 
-from cleanrl_cc.arguments import parse_args
+from cleanrl_cc.common.arguments import parse_args
+from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import Options
-from cleanrl_cc.runs import read_csv
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 def commands() -> list[str]:
     blocks = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)]
-    docstrings = [path.read_text().split('"""')[1] for path in sorted(ROOT.glob("cleanrl_cc/*.py"))]
+    docstrings = [path.read_text().split('"""')[1] for path in sorted(ROOT.glob("cleanrl_cc/**/*.py"))]
     lines = [line for text in blocks + docstrings for line in text.splitlines()]
     commands = [command.strip() for line in lines for command in line.split("#")[0].split("&&")]
     commands = [re.sub(r"^torchrun( --\S+ \S+)* ", "python ", command) for command in commands]
@@ -45,7 +45,7 @@ def test_a_documented_command_parses(command, monkeypatch):
             parse_args(module.Args, module.PRESETS, argv)
         assert exit_code.value.code == 0
     elif "--resume" in argv:  # the run is the reader's: its own arguments stand in for it
-        monkeypatch.setattr("cleanrl_cc.arguments.resume_args", lambda cls, path: cls(resume=path, total_timesteps=1))
+        monkeypatch.setattr("cleanrl_cc.common.arguments.resume_args", lambda cls, path: cls(resume=path, total_timesteps=1))
         assert parse_args(module.Args, module.PRESETS, argv).resume
     else:
         assert parse_args(module.Args, module.PRESETS, argv)

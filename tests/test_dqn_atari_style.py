@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from helpers import PIXELS, checkpoint, load_script, parse, replay, train
 
 from cleanrl_cc import dqn_atari_style, rainbow
-from cleanrl_cc.runs import read_csv
+from cleanrl_cc.common.tables import read_csv
 
 BINS = {
     "bins": ({"total_timesteps": 100}, (1, 3)),

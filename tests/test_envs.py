@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from cleanrl_cc.envs import InputError, choose_gl_backend, find_spec, make_env, make_vector_env, restore_envs, snapshot_envs
+from cleanrl_cc.common.envs import find_spec, make_env, make_vector_env, restore_envs, snapshot_envs
+from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.rendering import choose_gl_backend
+from cleanrl_cc.common.vector import GroupedVectorEnv
 from cleanrl_cc.sac_drq import Args
-from cleanrl_cc.vector import GroupedVectorEnv
 
 WALKER = "dm_control/walker-walk-v0"
 
@@ -439,7 +441,7 @@ def test_any_number_of_processes_plays_what_gymnasium_plays(monkeypatch, action_
     make = partial(make_env, args.env_id, action_set=action_set)
     vectors = [gym.vector.SyncVectorEnv([partial(make, seed=(3, index)) for index in range(3)])]
     for cores in (1, 2, 3):
-        monkeypatch.setattr("cleanrl_cc.envs.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("cleanrl_cc.common.envs.usable_cores", lambda cores=cores: cores)
         vectors.append(make_vector_env(args))
         assert len(vectors[-1].processes) == cores - 1
     for envs in vectors:
@@ -524,7 +526,7 @@ def run_python(code: str, **variables) -> subprocess.CompletedProcess:
 
 def test_the_gl_backend_is_probed_once_and_told_to_workers():
     code = (
-        "import os, cleanrl_cc.rendering as r; backend = r.choose_gl_backend(); r.subprocess = None; "
+        "import os, cleanrl_cc.common.rendering as r; backend = r.choose_gl_backend(); r.subprocess = None; "
         "assert r.choose_gl_backend() == backend; assert os.environ['MUJOCO_GL'] == os.environ['CLEANRL_CC_GL'] == backend; print(backend)"
     )
     done = run_python(code)
@@ -541,7 +543,7 @@ def test_egl_is_tried_before_osmesa_and_software_is_told(monkeypatch, capsys):
         tried.append(env["MUJOCO_GL"])
         return SimpleNamespace(returncode=len(tried) < 2, stdout="llvmpipe (LLVM 15)\n")
 
-    monkeypatch.setattr("cleanrl_cc.rendering.subprocess", SimpleNamespace(run=probe))
+    monkeypatch.setattr("cleanrl_cc.common.rendering.subprocess", SimpleNamespace(run=probe))
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.setenv("CLEANRL_CC_GL", "")
     assert choose_gl_backend() == "osmesa" and tried == ["egl", "osmesa"]
@@ -550,7 +552,7 @@ def test_egl_is_tried_before_osmesa_and_software_is_told(monkeypatch, capsys):
 
 @pytest.mark.parametrize("env_id", ["Hopper-v5", WALKER])
 def test_without_opengl_pixels_are_refused_in_one_sentence(env_id):
-    done = run_python(f"from cleanrl_cc.envs import make_env; make_env({env_id!r}, obs='pixels')", MUJOCO_GL="nonsense")
+    done = run_python(f"from cleanrl_cc.common.envs import make_env; make_env({env_id!r}, obs='pixels')", MUJOCO_GL="nonsense")
     assert done.returncode == 1
     assert "off-screen OpenGL" in done.stderr and "libegl1" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -558,6 +560,6 @@ def test_without_opengl_pixels_are_refused_in_one_sentence(env_id):
 
 @pytest.mark.parametrize("env_id", ["Hopper-v5", WALKER])
 def test_without_opengl_states_still_work(env_id):
-    code = f"from cleanrl_cc.envs import make_env; env = make_env({env_id!r}); env.reset(); env.step(env.action_space.sample())"
+    code = f"from cleanrl_cc.common.envs import make_env; env = make_env({env_id!r}); env.reset(); env.step(env.action_space.sample())"
     done = run_python(code, MUJOCO_GL="nonsense")
     assert done.returncode == 0, done.stderr

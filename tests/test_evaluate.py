@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from helpers import SCRIPTS, input_error, train
 
-from cleanrl_cc.envs import make_env
+from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.common.evaluation import EVALUATION_SEED, play_episode
+from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import Options, analyze_value, evaluate, main
-from cleanrl_cc.evaluation import EVALUATION_SEED, play_episode
-from cleanrl_cc.runs import read_csv
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,12 @@ import pytest
 from helpers import SCRIPTS, input_error, train
 from test_runs import disk_with_room_for
 
-from cleanrl_cc.checkpoints import load_checkpoint
-from cleanrl_cc.envs import make_env
+from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.common.evaluation import Film, play_episode, play_episodes, side_by_side
+from cleanrl_cc.common.runs import Run
+from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import load_agent
-from cleanrl_cc.evaluation import Film, play_episode, play_episodes, side_by_side
-from cleanrl_cc.runs import Run, read_csv
 
 
 class Exact:
@@ -65,7 +66,7 @@ def test_networks_score_the_same_side_by_side(script, tmp_path):
 def test_a_run_keeps_its_evaluation_environments_and_closes_them(tmp_path, monkeypatch):
     made, close = [], Run.close
     monkeypatch.setattr(Run, "close", lambda run: made.append(list(run.eval_envs)) or close(run))
-    monkeypatch.setattr("cleanrl_cc.envs.Episodes.close", lambda env: setattr(env, "was_closed", True))
+    monkeypatch.setattr("cleanrl_cc.common.wrappers.Episodes.close", lambda env: setattr(env, "was_closed", True))
     train(SCRIPTS[0], tmp_path / "run", total_timesteps=100, eval_frequency=30, eval_episodes=12, capture_video=True)
     assert len(read_csv(tmp_path / "run" / "evaluations.csv")) == 4
     (envs,) = made
@@ -147,7 +148,7 @@ def test_odd_sizes_lose_their_last_row_and_column(tmp_path):
 
 
 def test_a_film_that_is_cut_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("cleanrl_cc.evaluation.MAX_EPISODE_STEPS", 20)
+    monkeypatch.setattr("cleanrl_cc.common.evaluation.MAX_EPISODE_STEPS", 20)
     env = Movie()
     assert "max_episode_steps" in input_error(play_episodes, [env], AGENT, [1], {1: Film(tmp_path / "film.mp4", env, 1)})
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import SCRIPTS, checkpoint, load_script, resume, train
 
-from cleanrl_cc import machine
+from cleanrl_cc.common import machine
 
 OBS_SPACE, ACTION_SPACE = gym.spaces.Box(-np.inf, np.inf, (11,), np.float32), gym.spaces.Box(-1, 1, (3,), np.float32)
 

@@ -7,7 +7,7 @@ from gymnasium.spaces import Box
 from helpers import input_error
 from test_envs import assert_identical, check_snapshot, play
 
-from cleanrl_cc.envs import make_env
+from cleanrl_cc.common.envs import make_env
 
 STATIC, MOVING, DENSE = (f"cleanrl_cc/Corridor{layout}-Ball-v0" for layout in ("Static", "Moving", "StaticDense"))
 ANT = "cleanrl_cc/CorridorMoving-Ant-v0"
@@ -63,8 +63,8 @@ def test_a_snapshot_restores_a_corridor_bit_for_bit(env_id, fields, num_envs, mo
 
 
 def test_the_density_is_the_number_of_walls_and_variants_can_be_registered():
-    gym.register("SparseCorridor-v0", "cleanrl_cc.obstacles:Corridor", kwargs={"walker": "Ball", "density": 0.5})
-    gym.register("EmptyCorridor-v0", "cleanrl_cc.obstacles:Corridor", kwargs={"density": 0})
+    gym.register("SparseCorridor-v0", "cleanrl_cc.common.obstacles:Corridor", kwargs={"walker": "Ball", "density": 0.5})
+    gym.register("EmptyCorridor-v0", "cleanrl_cc.common.obstacles:Corridor", kwargs={"density": 0})
     numbers = []
     for env_id in ("EmptyCorridor-v0", "SparseCorridor-v0", STATIC, DENSE):
         env = make_env(env_id)

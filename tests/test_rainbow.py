@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Discrete
 from helpers import checkpoint, parse, replay, train
 
 from cleanrl_cc import rainbow
-from cleanrl_cc.runs import read_csv
+from cleanrl_cc.common.tables import read_csv
 
 SETS = {
     "all": rainbow.COMPONENTS,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cleanrl_cc.envs import choose_gl_backend, make_env
-from cleanrl_cc.rendering import COARSE, PLAIN, FastRenderer, gymnasium_renderer
+from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.common.rendering import COARSE, PLAIN, FastRenderer, choose_gl_backend, gymnasium_renderer
 
 if choose_gl_backend() != "egl":
     pytest.skip("without EGL the libraries draw observations too", allow_module_level=True)
@@ -150,7 +150,8 @@ def test_a_closed_renderer_has_freed_its_context_and_may_be_closed_again():
 
 def test_what_nobody_closes_is_freed_without_complaints():
     code = (
-        "from cleanrl_cc.envs import make_env; envs = [make_env(i, obs='pixels', render_mode='rgb_array') for i in ('Hopper-v5', %r)]; "
+        "from cleanrl_cc.common.envs import make_env; "
+        "envs = [make_env(i, obs='pixels', render_mode='rgb_array') for i in ('Hopper-v5', %r)]; "
         "[(env.reset(), env.render()) for env in envs]"
     )
     done = subprocess.run(

@@ -21,7 +21,8 @@ from helpers import (
     train,
 )
 
-from cleanrl_cc.runs import Run, read_csv
+from cleanrl_cc.common.runs import Run
+from cleanrl_cc.common.tables import read_csv
 
 # Long enough that the process still trains when the signal arrives, which is sent as soon as there is a checkpoint.
 PROBLEMS = {

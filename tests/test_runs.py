@@ -44,10 +44,11 @@ from helpers import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cleanrl_cc import arguments, machine, runs
-from cleanrl_cc.checkpoints import load_checkpoint
-from cleanrl_cc.envs import make_env
-from cleanrl_cc.runs import Run, crossed, read_csv
+from cleanrl_cc.common import arguments, logs, machine, runs, tables
+from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.common.runs import Run, crossed
+from cleanrl_cc.common.tables import read_csv
 
 # --- the folder ---
 
@@ -164,10 +165,10 @@ def test_a_grown_run_keeps_its_last_line_and_has_those_of_a_longer_one(script, t
 
 def test_a_line_is_added_without_reading_the_lines_before(tmp_path):
     path = tmp_path / "progress.csv"
-    runs.write_csv(path, [{"global_step": step, "losses/a, b": 1.5} for step in range(50_000)])
+    tables.write_csv(path, [{"global_step": step, "losses/a, b": 1.5} for step in range(50_000)])
     before = psutil.Process().io_counters().read_chars
-    runs.append_csv(path, {"losses/a, b": 2.5, "global_step": 50_000})
-    runs.append_csv(path, {"global_step": 50_001})
+    tables.append_csv(path, {"losses/a, b": 2.5, "global_step": 50_000})
+    tables.append_csv(path, {"global_step": 50_001})
     assert psutil.Process().io_counters().read_chars - before < 100_000 < path.stat().st_size
     rows = read_csv(path)
     assert len(rows) == 50_002
@@ -177,16 +178,16 @@ def test_a_line_is_added_without_reading_the_lines_before(tmp_path):
 def test_a_new_key_is_a_new_column_of_every_line(tmp_path):
     path = tmp_path / "progress.csv"
     for row in ({"global_step": 1}, {"global_step": 2, "new": 3.0}):
-        runs.append_csv(path, row)
+        tables.append_csv(path, row)
     assert path.read_text() == "global_step,new\n1,\n2,3.0\n"
-    runs.write_csv(path, [])  # a resume before the first line
-    runs.append_csv(path, {"global_step": 1})
+    tables.write_csv(path, [])  # a resume before the first line
+    tables.append_csv(path, {"global_step": 1})
     assert path.read_text() == "global_step\n1\n"
 
 
 def test_speed_counts_training_only(tmp_path, monkeypatch):
     seconds = {"now": 0.0}
-    monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: seconds["now"]))
+    monkeypatch.setattr(logs, "time", SimpleNamespace(perf_counter=lambda: seconds["now"]))
 
     def slow(function, duration):
         def call(*args, **kwargs):
@@ -247,9 +248,9 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(script, room, tmp_path):
 
 
 def test_a_full_disk_ends_a_log_line_in_a_sentence(tmp_path):
-    runs.append_csv(tmp_path / "progress.csv", {"global_step": 1})
+    tables.append_csv(tmp_path / "progress.csv", {"global_step": 1})
     with disk_with_room_for(4):
-        assert "disk" in input_error(runs.append_csv, tmp_path / "progress.csv", {"global_step": 2})
+        assert "disk" in input_error(tables.append_csv, tmp_path / "progress.csv", {"global_step": 2})
 
 
 # --- what it prints and sends ---
@@ -267,7 +268,7 @@ def test_the_command_says_where_the_run_is_and_leaves_no_process(script, tmp_pat
 
 def test_without_a_terminal_progress_is_a_line_every_half_minute(tmp_path, monkeypatch, capsys):
     seconds = iter(range(10**6))
-    monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))  # each look at the clock takes a second
+    monkeypatch.setattr(logs, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))  # each look at the clock takes a second
     train(SCRIPTS[0], tmp_path / "run", total_timesteps=100)
     lines = [line for line in capsys.readouterr().err.splitlines() if "steps/s" in line]
     assert 2 <= len(lines) <= 10
@@ -326,7 +327,7 @@ def test_a_run_that_ends_before_its_first_update_says_so(script, tmp_path, capsy
 
 
 def test_an_evaluation_that_does_not_end_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("cleanrl_cc.evaluation.MAX_EPISODE_STEPS", 150)  # Pendulum's episodes take 200
+    monkeypatch.setattr("cleanrl_cc.common.evaluation.MAX_EPISODE_STEPS", 150)  # Pendulum's episodes take 200
     assert "max_episode_steps" in input_error(train, SCRIPTS[0], tmp_path / "run")
 
 
@@ -446,11 +447,11 @@ def test_every_script_is_tested():
     assert set(SCRIPTS) == set(SOURCES)
 
 
-@pytest.mark.parametrize("name", [*SOURCES, "arguments"])
+@pytest.mark.parametrize("name", [*SOURCES, "common/arguments"])
 def test_every_argument_is_explained(name):
     source = (ROOT / "cleanrl_cc" / f"{name}.py").read_text()
     body = next(node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name in ("Args", "RunArgs"))
-    if name == "arguments":
+    if name == "common/arguments":
         del body[0]  # its docstring
     for field, text in zip(body[::2], body[1::2], strict=True):
         assert isinstance(field, ast.AnnAssign)

@@ -9,7 +9,7 @@ import torch._inductor.config
 from gymnasium.spaces import Box
 from helpers import PIXELS, ROOT, SCRIPTS, checkpoint, command_line, flags, load_script, parse, replay, start, train
 
-from cleanrl_cc.runs import read_csv
+from cleanrl_cc.common.tables import read_csv
 
 VECTOR = {"total_timesteps": 1100}
 PROBLEMS = {"vector": VECTOR, "pixels": PIXELS}

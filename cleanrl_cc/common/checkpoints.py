@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cleanrl_cc.envs import InputError
+from cleanrl_cc.common.errors import InputError
 
 BLOCK_BYTES = 2**24
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cleanrl_cc.envs import InputError, require
+from cleanrl_cc.common.errors import InputError, require
 
 
 def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.device:

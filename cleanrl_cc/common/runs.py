@@ -1,4 +1,4 @@
-"""What a run records: folder, logs, checkpoints, resume, interruption.
+"""What a run records: folder, evaluations, checkpoints, resume, interruption. Its logs are in `logs.py`.
 
 A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one line per log line), `evaluations.csv`, `last.pt` and
 `replay-<step>.npz` (together they resume), `best.pt` (it evaluates), and `videos/`. Nothing here knows an algorithm, and nothing here
@@ -6,8 +6,6 @@ draws from the generators that the training uses.
 """
 
 import contextlib
-import csv
-import io
 import json
 import math
 import platform
@@ -20,15 +18,16 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from cleanrl_cc.arguments import script_name
-from cleanrl_cc.checkpoints import atomic_file, load_checkpoint, load_replay, rng_state, save_replay, set_rng_state
-from cleanrl_cc.distributed import disconnect, exchange, gather, launcher, rank, size
-from cleanrl_cc.envs import InputError, make_env, recipe, restore_envs, snapshot_envs
-from cleanrl_cc.evaluation import EVALUATION_SEED, Film, play_episodes, side_by_side, summarize
-from cleanrl_cc.machine import describe_machine
+from cleanrl_cc.common.arguments import script_name
+from cleanrl_cc.common.checkpoints import atomic_file, load_checkpoint, load_replay, rng_state, save_replay, set_rng_state
+from cleanrl_cc.common.distributed import disconnect, exchange, gather, launcher, rank, size
+from cleanrl_cc.common.envs import make_env, recipe, restore_envs, snapshot_envs
+from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.evaluation import EVALUATION_SEED, Film, play_episodes, side_by_side, summarize
+from cleanrl_cc.common.logs import Log
+from cleanrl_cc.common.machine import describe_machine
+from cleanrl_cc.common.tables import append_csv, read_csv, write_csv
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 
@@ -37,55 +36,7 @@ SAVED = {"optimizers", "num_updates", "metrics", "envs", "random", "replay", "be
 SAVED |= {"tracker_id"}
 
 
-# --- files ---
-
-
-def append_csv(path: Path, row: dict):
-    """Adds a line; a key that the header lacks becomes a new column, empty in the lines before.
-
-    Of the file only its first line is read, unless there is a new column. Raises InputError on a full disk.
-    """
-    columns = read_header(path)
-    if columns and set(row) <= set(columns):
-        text = io.StringIO()
-        csv.DictWriter(text, columns, lineterminator="\n").writerow(row)
-        try:
-            with open(path, "a", newline="") as file:
-                file.write(text.getvalue())
-        except OSError as error:
-            raise InputError(f"{path} could not be written ({error}): free some disk space. Earlier checkpoints are whole.") from error
-    else:
-        write_csv(path, [*read_csv(path), row])
-
-
-def read_header(path: Path) -> list[str]:
-    """The columns of a CSV file; none where there is no file or nothing in it."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return next(csv.reader(file), [])
-
-
-def read_csv(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_csv(path: Path, rows: list[dict]):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
-
-
-# --- the run ---
-
-
-class Run:
+class Run(Log):
     """The folder of one training run and everything written to it.
 
     With `args.resume` the folder is that of the checkpoint, which is then in `checkpoint`; nothing is written before `restore` has put
@@ -101,14 +52,12 @@ class Run:
     """
 
     def __init__(self, args):
-        self.args, self.algorithm, self.recipe = args, script_name(type(args)), recipe(args)
+        super().__init__(args, writes=rank() == 0)
+        self.algorithm, self.recipe = script_name(type(args)), recipe(args)
         self.checkpoint = load_checkpoint(args.resume, self.algorithm) if args.resume else None
-        self.writes, self.replay_prefix = rank() == 0, f"rank-{rank()}-" if size() > 1 else ""
+        self.replay_prefix = f"rank-{rank()}-" if size() > 1 else ""
         self.stop_signal = self.received_signal = self.saved_signal = None
-        self.episodes = []  # ended since the last log line
-        self.last_return = self.evaluation = math.nan
-        self.best_return, self.evaluated_step, self.earlier_seconds = -math.inf, -1, 0.0
-        self.tracker = self.bar = self.writer = None
+        self.evaluation, self.best_return, self.evaluated_step = math.nan, -math.inf, -1
         self.eval_envs = []  # made when they are first needed, then kept
         if args.capture_video and self.writes:  # what cannot be filmed is told now, not after hours
             self._make_eval_envs(1)
@@ -126,14 +75,7 @@ class Run:
     def _open(self, first_step: int, tracker_id: str | None):
         if self.writes:
             self._write_description()
-            self.writer = SummaryWriter(self.folder, purge_step=first_step + 1 if first_step else None)
-            if self.args.track:
-                self._start_tracker(tracker_id)
-            if sys.stderr.isatty():
-                self.bar = tqdm(total=self.args.total_timesteps, initial=first_step, unit="step", dynamic_ncols=True)
-        self.first_step = self.logged_step = first_step
-        self.started_at = self.logged_at = self.shown_at = time.perf_counter()
-        self.untimed = self.logged_untimed = 0.0  # seconds of evaluations and checkpoints: since the start, and until the last log line
+        self._open_log(first_step, tracker_id)
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # not in the main thread: someone else handles signals
                 signal.signal(number, self._request_stop)
@@ -167,24 +109,6 @@ class Run:
         with atomic_file(path) as file:
             file.write((json.dumps(description, indent=2) + "\n").encode())
 
-    def _start_tracker(self, tracker_id: str | None):
-        import wandb
-
-        try:
-            self.tracker = wandb.init(
-                project=self.args.wandb_project,
-                entity=self.args.wandb_entity,
-                name=self.folder.name,
-                id=tracker_id,  # None: W&B draws one
-                resume="allow",
-                dir=self.folder,
-                config=asdict(self.args),
-            )
-        except wandb.Error as error:
-            raise InputError(f"--track: {error}. Run `wandb login`, set WANDB_MODE=offline, or leave it out.") from error
-        self.tracker.define_metric("global_step")
-        self.tracker.define_metric("*", step_metric="global_step")  # W&B's own step may not go back, ours does after a resume
-
     def _request_stop(self, number: int, _frame):
         if size() > 1:  # `count_steps` tells the others; launchers repeat a signal, so that a second one means nothing
             self.received_signal = number
@@ -201,82 +125,6 @@ class Run:
         every_steps, signals = zip(*exchange(steps, self.received_signal or 0), strict=True)
         self.stop_signal = max(signals) or None
         return sum(every_steps)
-
-    def say(self, text: str):
-        """Prints a line to stderr without tearing the progress bar."""
-        if self.writes:
-            tqdm.write(text, file=sys.stderr)
-
-    def seconds(self) -> float:
-        """Of training, those before a resume included."""
-        return self.earlier_seconds + time.perf_counter() - self.started_at
-
-    # Logging
-
-    def log_episodes(self, global_step: int, infos: dict):
-        """Takes the ended episodes out of a vector environment's `infos`; of several processes, those of rank 0."""
-        if not self.writes:
-            return
-        for index in np.flatnonzero(infos.get("_episode", [])):
-            self.last_return, length = float(infos["episode"]["r"][index]), int(infos["episode"]["l"][index])
-            self.episodes.append([self.last_return, length])
-            self._scalars(global_step, {"charts/episodic_return": self.last_return, "charts/episodic_length": length})
-
-    def log(self, global_step: int, metrics: dict):
-        """Writes a line of progress.csv: `metrics` (floats or tensors), speed, and means over the episodes since the last line.
-
-        Raises:
-            InputError: a metric is not finite. The checkpoint written before stays.
-        """
-        if not self.writes:
-            return
-        values = {key: float(value) for key, value in metrics.items()}
-        for key, value in values.items():
-            if not math.isfinite(value):
-                raise InputError(
-                    f"{key} became {value} at step {global_step}: the run stops, its last good checkpoint is in {self.folder}. "
-                    "A lower learning rate or smaller rewards may help."
-                )
-        now = time.perf_counter()
-        training_seconds = (now - self.logged_at) - (self.untimed - self.logged_untimed)
-        values["charts/sps"] = (global_step - self.logged_step) / max(training_seconds, 1e-9)
-        self.logged_at, self.logged_untimed, self.logged_step = now, self.untimed, global_step
-        self._scalars(global_step, values)
-        if self.episodes:
-            returns, lengths = zip(*self.episodes, strict=True)
-            values |= {"charts/episodic_return": float(np.mean(returns)), "charts/episodic_length": float(np.mean(lengths))}
-        append_csv(self.folder / "progress.csv", self._clock(global_step) | {"charts/episodes": len(self.episodes)} | values)
-        self.episodes = []
-
-    @contextlib.contextmanager
-    def _untimed(self):
-        """What happens meanwhile is no training: `charts/sps` leaves its seconds out."""
-        began = time.perf_counter()
-        yield
-        self.untimed += time.perf_counter() - began
-
-    def _clock(self, global_step: int) -> dict:
-        return {"global_step": global_step, "frames": global_step * self.args.action_repeat, "seconds": round(self.seconds(), 1)}
-
-    def _scalars(self, global_step: int, values: dict):
-        for key, value in values.items():
-            self.writer.add_scalar(key, value, global_step)
-        if self.tracker:
-            self.tracker.log(values | {"global_step": global_step})
-
-    def show_progress(self, global_step: int):
-        """Moves the progress bar; where there is no terminal, prints a line every 30 seconds."""
-        if not self.writes:
-            return
-        if self.bar:
-            self.bar.set_postfix({"return": f"{self.last_return:.1f}"}, refresh=False)
-            self.bar.update(global_step - self.bar.n)
-        elif time.perf_counter() - self.shown_at > 30:
-            self.shown_at, total = time.perf_counter(), self.args.total_timesteps
-            steps, seconds = global_step - self.first_step, self.shown_at - self.started_at
-            sps = steps / max(seconds - self.untimed, 1e-9)
-            left = (total - global_step) * seconds / max(steps, 1) / 60  # with the evaluations and checkpoints to come
-            self.say(f"step {global_step:,} of {total:,}  {sps:.0f} steps/s  return {self.last_return:.1f}  {left:.0f} min left")
 
     # Evaluation
 
@@ -447,11 +295,9 @@ class Run:
         for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             with contextlib.suppress(ValueError):
                 signal.signal(number, handler)
-        for closable in (self.bar, self.writer, *self.eval_envs):
-            if closable is not None:
-                closable.close()
-        if self.tracker:
-            self.tracker.finish()
+        for env in self.eval_envs:
+            env.close()
+        self._close_log()
         disconnect()
 
 

@@ -12,7 +12,8 @@ import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 
-from cleanrl_cc.envs import InputError, is_mujoco
+from cleanrl_cc.common.envs import is_mujoco
+from cleanrl_cc.common.errors import InputError
 
 MAX_EPISODE_STEPS = 100_000  # of an evaluation, in agent steps; an environment without a time limit would never end one
 EVALUATION_SEED = 20_000  # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes

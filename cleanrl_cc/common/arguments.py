@@ -11,8 +11,8 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from cleanrl_cc.checkpoints import load_checkpoint
-from cleanrl_cc.envs import InputError, require
+from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.common.errors import InputError, require
 
 
 @dataclass
