@@ -1,5 +1,6 @@
 """What an environment emits is what `envs.py` promises, for every suite and for odd environments of one's own."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
+import cleanrl_cc.common
 from cleanrl_cc.common.envs import find_spec, make_env, make_vector_env, restore_envs, snapshot_envs
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.rendering import choose_gl_backend
@@ -563,3 +565,18 @@ def test_without_opengl_states_still_work(env_id):
     code = f"from cleanrl_cc.common.envs import make_env; env = make_env({env_id!r}); env.reset(); env.step(env.action_space.sample())"
     done = run_python(code, MUJOCO_GL="nonsense")
     assert done.returncode == 0, done.stderr
+
+
+def test_our_ids_need_no_other_import_and_no_simulator_until_one_is_made():
+    code = (
+        "import sys, gymnasium as gym; import cleanrl_cc; assert not {'Box2D', 'mujoco', 'dm_control', 'torch'} & sys.modules.keys(); "
+        "gym.make('cleanrl_cc:cleanrl_cc/FastCarRacing-v3'); gym.make('cleanrl_cc:cleanrl_cc/CorridorMovingDense-Ant-v0')"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_registering_twice_changes_nothing_and_warns_of_nothing(recwarn):
+    before = dict(gym.registry)
+    importlib.reload(cleanrl_cc.common)
+    assert gym.registry == before and not recwarn.list

@@ -1,4 +1,4 @@
-"""What an environment emits: construction, and the environments that are registered.
+"""What an environment emits: construction.
 
 `make_env` turns any Gymnasium id into an environment whose observations are float32 vectors or stacked uint8 images,
 whose actions are Discrete or a Box of [-1, 1], and whose episodes can be stored and restored in the middle.
@@ -9,7 +9,6 @@ Nothing here knows an algorithm. The order of the wrappers, from the inside:
 
 import difflib
 import importlib
-import itertools
 import os
 import sys
 from functools import partial
@@ -30,12 +29,6 @@ from cleanrl_cc.common.wrappers import (
     TwoAxes,
     UnitActions,
 )
-
-gym.register("cleanrl_cc/FastCarRacing-v3", "cleanrl_cc.common.car_racing:FastCarRacing", max_episode_steps=1000)
-for walker, moving, dense in itertools.product(("Ball", "Ant", "Humanoid"), (False, True), (False, True)):
-    name = f"cleanrl_cc/Corridor{'Moving' if moving else 'Static'}{'Dense' if dense else ''}-{walker}-v0"
-    kwargs = {"walker": walker, "moving": moving, "density": 4.0 if dense else 2.0}  # walls per 10 m
-    gym.register(name, "cleanrl_cc.common.obstacles:Corridor", kwargs=kwargs)
 
 # The run fields that say what an agent sees and does.
 RECIPE = ("env_id", "obs", "action_set", "action_repeat", "frame_stack", "image_size", "grayscale")
@@ -188,4 +181,4 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
 def is_mujoco(env_id: str) -> bool:
     """True for what MuJoCo renders."""
     entry_point = str(find_spec(env_id).entry_point)
-    return env_id.startswith("dm_control/") or "mujoco" in entry_point or "cleanrl_cc.common.obstacles" in entry_point
+    return env_id.startswith("dm_control/") or "mujoco" in entry_point or f"{__package__}.obstacles" in entry_point

@@ -3,7 +3,7 @@
     python cleanrl_cc/sac_drq.py --env-id cleanrl_cc/CorridorStatic-Ball-v0
     python cleanrl_cc/sac_drq.py --env-id cleanrl_cc/CorridorMoving-Ant-v0 --obs pixels
 
-Importing `cleanrl_cc.common.envs` registers Static, StaticDense, Moving and MovingDense for Ball, Ant and Humanoid. What is ours is the
+Importing `cleanrl_cc` registers Static, StaticDense, Moving and MovingDense for Ball, Ant and Humanoid. What is ours is the
 obstacles, the reward and the measures; floor, side walls, walkers and falls are the library's (`dm_control.locomotion`).
 """
 
