@@ -1,4 +1,5 @@
-"""Steps per second of Gymnasium's CarRacing and of ours, in turns, with the same actions; prints a table and the ratios.
+"""Steps per second of Gymnasium's CarRacing and of ours, in turns, with the same
+actions; prints a table and the ratios.
 
 python benchmark/car_racing_speed.py
 """
@@ -29,14 +30,19 @@ class Options:
 def steps_per_second(env: CarRacing, actions: np.ndarray, drawn_every: int) -> float:
     start = time.perf_counter()
     for index, action in enumerate(actions):
-        env.render_observation = index % drawn_every == drawn_every - 1  # stock has no such switch and ignores it
+        # stock has no such switch and ignores it
+        env.render_observation = index % drawn_every == drawn_every - 1
         env.step(action)
     return len(actions) / (time.perf_counter() - start)
 
 
 def main():
     options = tyro.cli(Options, description=__doc__)
-    contenders = {"Gymnasium": (CarRacing(), 1), "ours, every frame": (FastCarRacing(), 1), "ours, one frame in four": (FastCarRacing(), 4)}
+    contenders = {
+        "Gymnasium": (CarRacing(), 1),
+        "ours, every frame": (FastCarRacing(), 1),
+        "ours, one frame in four": (FastCarRacing(), 4),
+    }
     speeds = {name: [] for name in contenders}
     for seed in range(options.rounds):
         steering = np.cumsum(np.random.default_rng(seed).normal(0, 0.1, options.steps)).clip(-0.3, 0.3)
@@ -46,7 +52,11 @@ def main():
             speeds[name].append(steps_per_second(env, actions, drawn_every))
     stock = statistics.median(speeds["Gymnasium"])
     rows = [
-        {"contender": name, "steps_per_second": round(statistics.median(values), 1), "ratio": round(statistics.median(values) / stock, 2)}
+        {
+            "contender": name,
+            "steps_per_second": round(statistics.median(values), 1),
+            "ratio": round(statistics.median(values) / stock, 2),
+        }
         for name, values in speeds.items()
     ]
     for row in rows:

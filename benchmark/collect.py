@@ -3,9 +3,9 @@
     python benchmark/collect.py runs/td3 runs/sac_drq/CarRacing-v3/seed-1
     python benchmark/collect.py runs/td3 --episodes 100
 
-That is args.json, evaluations.csv, progress.csv and, with --episodes, the scores of best.pt and last.pt over episodes that the training
-never played. <name> is --name, the first part of a run name like ablation-no-per/LunarLander-v3/seed-1, or the script's. Paths of
-this machine are left out.
+That is args.json, evaluations.csv, progress.csv and, with --episodes, the scores of best.pt and last.pt over
+episodes that the training never played. <name> is --name, the first part of a run name like
+ablation-no-per/LunarLander-v3/seed-1, or the script's. Paths of this machine are left out.
 """
 
 import json
@@ -58,7 +58,10 @@ def collect(run: Path, options: Options) -> Path:
     text = (run / "args.json").read_text()
     target = options.results / destination(json.loads(text), options.name)
     target.mkdir(parents=True, exist_ok=True)
-    old, new = ((folder / "evaluations.csv").read_bytes() if (folder / "evaluations.csv").exists() else b"" for folder in (target, run))
+    old, new = (
+        (folder / "evaluations.csv").read_bytes() if (folder / "evaluations.csv").exists() else b""
+        for folder in (target, run)
+    )
     if not new.startswith(old):  # another run was collected before: its scores are not this one's
         for file in target.glob("episodes-*.json"):
             file.unlink()
@@ -70,7 +73,9 @@ def collect(run: Path, options: Options) -> Path:
         file = target / f"episodes-{load_checkpoint(run / name)['global_step']}.json"
         if file.exists() and len(json.loads(file.read_text())["episodes"]) >= options.episodes:
             continue
-        result = evaluate(EvaluateOptions(checkpoint=str(run / name), episodes=options.episodes, device="cpu"))
+        result = evaluate(
+            EvaluateOptions(checkpoint=str(run / name), episodes=options.episodes, device="cpu")
+        )
         file.write_text(without_machine_paths(json.dumps(result, indent=1)) + "\n")
     return target
 

@@ -1,4 +1,5 @@
-"""Trains Stable-Baselines3's or SBX's TD3 with the settings of our preset and evaluates it as ours is: is a slow start ours, or the task's?
+"""Trains Stable-Baselines3's or SBX's TD3 with the settings of our preset and evaluates it as ours
+is: is a slow start ours, or the task's?
 
     pip install -e ".[peers]"
     python benchmark/peer_curve.py --library sbx --env-id Hopper-v5 --csv td3-peers.csv
@@ -47,8 +48,16 @@ def main(options: Options):
     class Evaluate(BaseCallback):
         def _on_step(self) -> bool:
             if self.num_timesteps % args.eval_frequency == 0:
-                episodes = np.array([play(self.model, played, seed) for seed in range(1000, 1000 + args.eval_episodes)])
-                row = options.library, options.env_id, options.seed, self.num_timesteps, *episodes.mean(axis=0).round(1)
+                episodes = np.array(
+                    [play(self.model, played, seed) for seed in range(1000, 1000 + args.eval_episodes)]
+                )
+                row = (
+                    options.library,
+                    options.env_id,
+                    options.seed,
+                    self.num_timesteps,
+                    *episodes.mean(axis=0).round(1),
+                )
                 with open(options.csv, "a", newline="") as file:
                     csv.writer(file).writerows([row] if file.tell() else [COLUMNS, row])
             return True

@@ -1,8 +1,10 @@
-"""Turns benchmark/results into docs/benchmarks.md, its curves in docs/assets/curves, and README's table. Nothing there is typed by hand.
+"""Turns benchmark/results into docs/benchmarks.md, its curves in docs/assets/curves, and README's
+table. Nothing there is typed by hand.
 
     python benchmark/report.py
 
-The same files give the same bytes (curves: with the same matplotlib). Cells that a benchmark script lists and no result fills are marked.
+The same files give the same bytes (curves: with the same matplotlib). Cells that a benchmark
+script lists and no result fills are marked.
 """
 
 import importlib
@@ -23,7 +25,17 @@ from matplotlib.figure import Figure
 from cleanrl_cc.common.arguments import preset_args
 from cleanrl_cc.common.tables import read_csv
 
-NOT_IN_COMMAND = {"env_id", "seed", "device", "precision", "runs_dir", "run_name", "resume", "capture_video", "track"}
+NOT_IN_COMMAND = {
+    "env_id",
+    "seed",
+    "device",
+    "precision",
+    "runs_dir",
+    "run_name",
+    "resume",
+    "capture_video",
+    "track",
+}
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {
     "ppo_continuous": "PPO",
@@ -33,33 +45,37 @@ TITLES = {
     "dqn_atari_style": "DQN",
     "rainbow": "Rainbow",
 }
-MARKS = [("o", "-"), ("s", ":"), ("^", "-."), ("v", ":"), ("D", "-.")]  # of a script, which has one color, and its variants
+# of a script, which has one color, and its variants
+MARKS = [("o", "-"), ("s", ":"), ("^", "-."), ("v", ":"), ("D", "-.")]
 INTRODUCTION = """# Benchmarks
 
-Written by `python benchmark/report.py` from the files in `benchmark/results`. Every run there keeps its arguments, its commands, its
-machine and its evaluations. The commands at the end give a run's arguments with the presets of today, whatever they were when it ran.
+Written by `python benchmark/report.py` from the files in `benchmark/results`. Every run there keeps its
+arguments, its commands, its machine and its evaluations. The commands at the end give a run's arguments with
+the presets of today, whatever they were when it ran.
 
 How to read the tables:
 
-- A return is the mean over seeds of a deterministic evaluation on the environment as Gymnasium registers it. In brackets is the 95 %
-  bootstrap interval of that mean over seeds; one seed has none.
-- *Final* is the last evaluation of each run, *best* the highest of each run. Both are evaluations during training, and the best of
-  many is flattered by its choice.
-- *Unseen* scores the same two policies over episodes that the training never played (`evaluate.py`, seeds from 10,000). In brackets
-  is the number of episodes per seed; with one seed their standard deviation, too.
-- *Steps* are agent steps; one is `--action-repeat` environment frames. *Hours* are hours of training on the machine named below,
-  which may have done other things meanwhile.
-- A dash is a number that nobody has measured. `not yet run` marks a cell that a script in `benchmark/` lists and no result fills;
-  environments without any result are listed at the end.
+- A return is the mean over seeds of a deterministic evaluation on the environment as Gymnasium registers it.
+  In brackets is the 95 % bootstrap interval of that mean over seeds; one seed has none.
+- *Final* is the last evaluation of each run, *best* the highest of each run. Both are evaluations during
+  training, and the best of many is flattered by its choice.
+- *Unseen* scores the same two policies over episodes that the training never played (`evaluate.py`, seeds
+  from 10,000). In brackets is the number of episodes per seed; with one seed their standard deviation, too.
+- *Steps* are agent steps; one is `--action-repeat` environment frames. *Hours* are hours of training on the
+  machine named below, which may have done other things meanwhile.
+- A dash is a number that nobody has measured. `not yet run` marks a cell that a script in `benchmark/` lists
+  and no result fills; environments without any result are listed at the end.
 
-In the curves a line is the mean over seeds, its band the 95 % bootstrap interval. With one seed the paler band is the standard deviation
-of the episodes of each evaluation. A seed that was trained for longer than another goes on as a thin line. The steps are on a
-logarithmic axis where one run is more than four times as long as another. Dashed lines are published scores; they differ in versions,
-steps and statistics: see the table below each curve.
+In the curves a line is the mean over seeds, its band the 95 % bootstrap interval. With one seed the paler
+band is the standard deviation of the episodes of each evaluation. A seed that was trained for longer than
+another goes on as a thin line. The steps are on a logarithmic axis where one run is more than four times as
+long as another. Dashed lines are published scores; they differ in versions, steps and statistics: see the
+table below each curve.
 
 ## All environments
 
-Returns of the last policies over unseen episodes, as *final, unseen* below, and the agent steps they were trained for.
+Returns of the last policies over unseen episodes, as *final, unseen* below, and the agent steps they were
+trained for.
 """
 
 
@@ -81,7 +97,8 @@ def read_run(folder: Path) -> dict:
     evaluations = read_csv(folder / "evaluations.csv")
     files = [json.loads(path.read_text()) for path in folder.glob("episodes-*.json")]
     columns = {
-        name: np.array([float(row[name]) for row in evaluations]) for name in ("global_step", "return_mean", "return_std", "seconds")
+        name: np.array([float(row[name]) for row in evaluations])
+        for name in ("global_step", "return_mean", "return_std", "seconds")
     }
     return description | {"evaluations": columns, "unseen": {file["global_step"]: file for file in files}}
 
@@ -89,17 +106,24 @@ def read_run(folder: Path) -> dict:
 def heading(name: str, env_id: str, obs: str) -> str:
     """Which table a run is in: what is compared must see the same."""
     pixels = obs == "pixels" or (obs == "auto" and "CarRacing" in env_id)
-    return f"{'Ablation: ' if name.startswith('ablation-') else ''}{env_id} from {'pixels' if pixels else 'state'}"
+    prefix = "Ablation: " if name.startswith("ablation-") else ""
+    return f"{prefix}{env_id} from {'pixels' if pixels else 'state'}"
 
 
 def read_results(folder: Path) -> dict[str, dict[str, list[dict]]]:
     """Runs by heading, the ablations last, and name, ordered by seed."""
     tables = defaultdict(lambda: defaultdict(list))
-    for path in sorted(folder.glob("*/*/seed-*/args.json"), key=lambda path: (path.parts[:-2], int(path.parts[-2].split("-")[1]))):
+    for path in sorted(
+        folder.glob("*/*/seed-*/args.json"),
+        key=lambda path: (path.parts[:-2], int(path.parts[-2].split("-")[1])),
+    ):
         run, name = read_run(path.parent), path.parts[-4]
         if len(run["evaluations"]["global_step"]):
             tables[heading(name, run["args"]["env_id"], run["args"]["obs"])][name].append(run)
-    return {table: tables[table] for table in sorted(tables, key=lambda table: (table.startswith("Ablation"), table))}
+    return {
+        table: tables[table]
+        for table in sorted(tables, key=lambda table: (table.startswith("Ablation"), table))
+    }
 
 
 def planned_cells() -> dict[str, list[str]]:
@@ -108,7 +132,13 @@ def planned_cells() -> dict[str, list[str]]:
     for script in sorted(ROOT.glob("benchmark/*.sh")):
         if script.stem in ("common", "smoke"):
             continue
-        lines = subprocess.run(["bash", script], env=os.environ | {"LIST": "1", "SEEDS": "1"}, capture_output=True, text=True, check=True)
+        lines = subprocess.run(
+            ["bash", script],
+            env=os.environ | {"LIST": "1", "SEEDS": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         for line in lines.stdout.splitlines():
             given = dict(re.findall(r"--(env-id|obs|run-name) (\S+)", line))
             by_preset = "pixels" if given["env-id"].startswith("dm_control/") else "auto"
@@ -186,7 +216,11 @@ def overview(results: dict[str, dict[str, list[dict]]], planned: dict[str, list[
     """The table of all environments: of each script, by its preset, the last policy and its steps."""
     lines = [f"| environment | {' | '.join(TITLES.values())} |", "|---" * (1 + len(TITLES)) + "|"]
     for table, cells in results.items():
-        scores = {name: f"{unseen(runs, last_steps(runs))[0]} ({length(runs, rounded)})" for name, runs in cells.items() if name in TITLES}
+        scores = {
+            name: f"{unseen(runs, last_steps(runs))[0]} ({length(runs, rounded)})"
+            for name, runs in cells.items()
+            if name in TITLES
+        }
         words = (scores.get(name, "not yet run" * (name in planned[table])) for name in TITLES)
         lines += [f"| {table} | {' | '.join(words)} |"] if scores else []
     return "\n".join(lines)
@@ -217,25 +251,52 @@ def draw(heading: str, cells: dict[str, list[dict]], anchors: list[dict], path: 
         drawn[family(name)] += 1
         evaluations = [run["evaluations"] for run in runs]
         shared = min(len(e["global_step"]) for e in evaluations)  # evaluations that every seed has
-        steps, returns = evaluations[0]["global_step"][:shared], np.stack([e["return_mean"][:shared] for e in evaluations])
+        steps = evaluations[0]["global_step"][:shared]
+        returns = np.stack([e["return_mean"][:shared] for e in evaluations])
         spread = evaluations[0]["return_std"][:shared]
         low, high = interval(returns) if len(runs) > 1 else (returns[0] - spread, returns[0] + spread)
         seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
-        axis.plot(steps, returns.mean(axis=0), color=color, marker=marker, ls=line, markersize=2.5, label=f"{title(name)}, {seeds}")
+        axis.plot(
+            steps,
+            returns.mean(axis=0),
+            color=color,
+            marker=marker,
+            ls=line,
+            markersize=2.5,
+            label=f"{title(name)}, {seeds}",
+        )
         axis.fill_between(steps, low, high, color=color, alpha=0.25 if len(runs) > 1 else 0.1, linewidth=0)
         for e in (e for e in evaluations if len(e["global_step"]) > shared):
-            axis.plot(e["global_step"][shared - 1 :], e["return_mean"][shared - 1 :], color=color, ls=line, linewidth=0.7)
+            axis.plot(
+                e["global_step"][shared - 1 :],
+                e["return_mean"][shared - 1 :],
+                color=color,
+                ls=line,
+                linewidth=0.7,
+            )
     for anchor in anchors:  # of the algorithms drawn, and of those that are none of ours
         if anchor["algorithm"] not in (*cells, ""):
             continue
         color = colors.get(anchor["algorithm"], "gray")
-        axis.axhline(float(anchor["score"]), color=color, linestyle="--", linewidth=0.8, label=f"{anchor['label']}: {anchor['score']}")
+        axis.axhline(
+            float(anchor["score"]),
+            color=color,
+            linestyle="--",
+            linewidth=0.8,
+            label=f"{anchor['label']}: {anchor['score']}",
+        )
     ends = [run["evaluations"]["global_step"][-1] for runs in cells.values() for run in runs]
-    axis.set(title=heading, xlabel="agent steps", ylabel="return", xscale="log" if max(ends) > 4 * min(ends) else "linear")
+    axis.set(
+        title=heading,
+        xlabel="agent steps",
+        ylabel="return",
+        xscale="log" if max(ends) > 4 * min(ends) else "linear",
+    )
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="x-small")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "cleanrl_cc", "svg.fonttype": "none"}):  # the same ids, and text as text
+    # the same ids, and text as text
+    with matplotlib.rc_context({"svg.hashsalt": "cleanrl_cc", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})
 
 
@@ -254,13 +315,27 @@ def write_report(options: Options):
         file = re.sub(r"[^\w-]+", "-", table) + ".svg"
         draw(table, cells, anchors[table], options.out / "assets" / "curves" / file)
         page.append(f"## {table}\n\n![Learning curves, {table}](assets/curves/{file})\n")
-        page.append("| algorithm | seeds | steps | final | best | final, unseen | best, unseen | hours |\n" + "|---" * 8 + "|")
-        page += [row(name, cells.get(name, [])) for name in sorted(names, key=lambda name: [*TITLES, name].index(name))]
+        page.append(
+            "| algorithm | seeds | steps | final | best | final, unseen | best, unseen | hours |\n"
+            + "|---" * 8
+            + "|"
+        )
+        page += [
+            row(name, cells.get(name, []))
+            for name in sorted(names, key=lambda name: [*TITLES, name].index(name))
+        ]
         if anchors[table]:
             page.append("\n| published | return | steps | source |\n|---|---|---|---|")
-            page += [f"| {anchor['label']} | {anchor['score']} | {anchor['steps']} | {anchor['source']} |" for anchor in anchors[table]]
+            page += [
+                f"| {anchor['label']} | {anchor['score']} | {anchor['steps']} | {anchor['source']} |"
+                for anchor in anchors[table]
+            ]
         page.append("")
-    empty = [f"| {table} | {', '.join(map(title, names))} |" for table, names in sorted(planned.items()) if table not in results]
+    empty = [
+        f"| {table} | {', '.join(map(title, names))} |"
+        for table, names in sorted(planned.items())
+        if table not in results
+    ]
     page.append("\n".join(["## Not yet run\n", "| environment | algorithms |\n|---|---|", *empty, ""]))
     page.append("## Commands and machines\n")
     for table, cells in results.items():
@@ -272,7 +347,9 @@ def write_report(options: Options):
     (options.out / "benchmarks.md").write_text("\n".join(page).rstrip("\n") + "\n")
     if options.readme is not None:
         readme = options.readme.read_text()
-        options.readme.write_text(re.sub(r"\| environment \| PPO.*?\n\n", lambda _: everything + "\n\n", readme, flags=re.DOTALL))
+        options.readme.write_text(
+            re.sub(r"\| environment \| PPO.*?\n\n", lambda _: everything + "\n\n", readme, flags=re.DOTALL)
+        )
 
 
 def command(run: dict) -> str:
@@ -295,7 +372,9 @@ def describe(run: dict) -> str:
     machine, versions = run["machine"], run["versions"]
     where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
     where += f", {machine['threads']} torch thread{'s' * (machine['threads'] > 1)}"
-    return f"{where}, {run['args']['precision']}, torch {versions['torch']}" + (f". {run['note']}" if "note" in run else "")
+    return f"{where}, {run['args']['precision']}, torch {versions['torch']}" + (
+        f". {run['note']}" if "note" in run else ""
+    )
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
     python benchmark/speed.py                      # every task, one thread
     python benchmark/speed.py --tasks td3 ddpg --threads 1 2 --rounds 3
 
-A figure is environment steps per second of a whole training loop: environment, policy, buffer and update; off-policy ones make one
-update per step. Each measurement is a process of its own; the contenders take turns, round after round, so that a machine that slows
-down slows all of them; the table has the median round. Nothing else should run meanwhile. Peers that are not installed are left out.
+A figure is environment steps per second of a whole training loop: environment, policy, buffer and update;
+off-policy ones make one update per step. Each measurement is a process of its own; the contenders take turns,
+round after round, so that a machine that slows down slows all of them; the table has the median round.
+Nothing else should run meanwhile. Peers that are not installed are left out.
 """
 
 import csv
@@ -28,47 +29,108 @@ import tyro
 from cleanrl_cc.common.machine import describe_machine, find_device
 
 WARMUP = 300  # random steps before the updates of the off-policy algorithms begin
-MLP = {"script_env": "HalfCheetah-v5", "policy": "MlpPolicy", "steps": 2000, "contenders": ("cleanrl_cc", "cleanrl_cc-bf16", "sb3", "sbx")}
+MLP = {"script_env": "HalfCheetah-v5", "policy": "MlpPolicy", "steps": 2000}
+MLP |= {"contenders": ("cleanrl_cc", "cleanrl_cc-bf16", "sb3", "sbx")}
 # Their CnnPolicy sees one 96x96 RGB frame, ours four gray 84x84 frames through the same convolutions.
-CNN = {"script_env": "CarRacing-v3", "policy": "CnnPolicy", "steps": 40, "contenders": ("cleanrl_cc", "cleanrl_cc-bf16", "sb3")}
+CNN = {"script_env": "CarRacing-v3", "policy": "CnnPolicy", "steps": 40}
+CNN |= {"contenders": ("cleanrl_cc", "cleanrl_cc-bf16", "sb3")}
 PIXELS = ("cleanrl_cc", "cleanrl_cc-bf16", "cleanrl_cc-preset-bf16", "sb3")
 REPLAY = {"buffer_size": 20_000, "learning_starts": WARMUP}
-EVERY_STEP = REPLAY | {"batch_size": 256, "updates_per_step": 1.0, "n_step": 1, "action_repeat": 1, "patience": 0}
+EVERY_STEP = REPLAY | {
+    "batch_size": 256,
+    "updates_per_step": 1.0,
+    "n_step": 1,
+    "action_repeat": 1,
+    "patience": 0,
+}
 PEER_EVERY_STEP = REPLAY | {"batch_size": 256, "train_freq": 1, "gradient_steps": 1}
 # A second and a third rollout of 8 x 256 steps with their updates: the first may be slower.
 ROLLOUT = {"num_envs": 8, "num_steps": 256, "num_epochs": 10, "action_repeat": 1, "patience": 0}
 PEER_ROLLOUT = {"n_steps": 256, "n_epochs": 10}
 TWO_ROLLOUTS = {"first": 2048 + 200, "steps": 3 * 2048 + 200 - WARMUP}
-PPO_MLP = MLP | {"script": "ppo_continuous", "peer": "PPO", "contenders": ("cleanrl_cc", "cleanrl_cc-compile", "sb3", "sbx")}
-PPO_MLP |= {"ours": ROLLOUT | {"num_minibatches": 32, "hidden_dim": 64, "activation": "tanh", "normalize": False}}
+PPO_MLP = MLP | {
+    "script": "ppo_continuous",
+    "peer": "PPO",
+    "contenders": ("cleanrl_cc", "cleanrl_cc-compile", "sb3", "sbx"),
+}
+PPO_MLP |= {
+    "ours": ROLLOUT | {"num_minibatches": 32, "hidden_dim": 64, "activation": "tanh", "normalize": False}
+}
 PPO_MLP |= {"theirs": PEER_ROLLOUT | {"batch_size": 64}} | TWO_ROLLOUTS
 PPO_PIXELS = CNN | {"script": "ppo_continuous", "peer": "PPO", "contenders": PIXELS} | TWO_ROLLOUTS
-PPO_PIXELS |= {"ours": ROLLOUT | {"num_minibatches": 8, "num_epochs": 4, "encoder_channels": 32, "feature_dim": 512}}
+PPO_PIXELS |= {
+    "ours": ROLLOUT | {"num_minibatches": 8, "num_epochs": 4, "encoder_channels": 32, "feature_dim": 512}
+}
 PPO_PIXELS |= {"theirs": PEER_ROLLOUT | {"batch_size": 256, "n_epochs": 4}}
-DQN = REPLAY | {"batch_size": 32, "updates_per_step": 1.0, "n_step": 1, "action_repeat": 1, "patience": 0, "encoder_channels": 32}
+DQN = REPLAY | {
+    "batch_size": 32,
+    "updates_per_step": 1.0,
+    "n_step": 1,
+    "action_repeat": 1,
+    "patience": 0,
+    "encoder_channels": 32,
+}
 PEER_DQN = REPLAY | {"batch_size": 32, "train_freq": 1, "gradient_steps": 1}
 TASKS = {
-    "sac": MLP | {"title": "SAC, HalfCheetah-v5, batch 256, 256x256", "script": "sac_drq", "ours": EVERY_STEP, "peer": "SAC"},
-    "td3": MLP | {"title": "TD3, HalfCheetah-v5, batch 256, 256x256", "script": "td3", "ours": EVERY_STEP, "peer": "TD3"},
-    "ddpg": MLP | {"title": "DDPG, HalfCheetah-v5, batch 256, 256x256", "script": "ddpg", "ours": EVERY_STEP, "peer": "DDPG"},
+    "sac": MLP
+    | {
+        "title": "SAC, HalfCheetah-v5, batch 256, 256x256",
+        "script": "sac_drq",
+        "ours": EVERY_STEP,
+        "peer": "SAC",
+    },
+    "td3": MLP
+    | {
+        "title": "TD3, HalfCheetah-v5, batch 256, 256x256",
+        "script": "td3",
+        "ours": EVERY_STEP,
+        "peer": "TD3",
+    },
+    "ddpg": MLP
+    | {
+        "title": "DDPG, HalfCheetah-v5, batch 256, 256x256",
+        "script": "ddpg",
+        "ours": EVERY_STEP,
+        "peer": "DDPG",
+    },
     "ppo": PPO_MLP | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs, 64x64"},
     "ppo-normalize": PPO_MLP  # observations and rewards: ours by --normalize, the peers by their VecNormalize
     | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs, 64x64, normalised"}
     | {"ours": PPO_MLP["ours"] | {"normalize": True}, "normalize": True},
-    # "bf16" has --precision bf16 (else fp32), "preset" half the channels in its convolutions, "compile" above --compile.
+    # "bf16" has --precision bf16 (else fp32), "preset" half the channels in its
+    # convolutions, "compile" above --compile.
     "sac-pixels": CNN
     | {"title": "SAC, CarRacing-v3, batch 256, one frame a step", "script": "sac_drq", "peer": "SAC"}
     | {"ours": EVERY_STEP | {"encoder_channels": 32}, "contenders": PIXELS},
-    "ppo-pixels": PPO_PIXELS | {"title": "PPO, CarRacing-v3, 8 environments, batch 256, 4 epochs, one frame a step"},
+    "ppo-pixels": PPO_PIXELS
+    | {"title": "PPO, CarRacing-v3, 8 environments, batch 256, 4 epochs, one frame a step"},
     "ppo-pixels-repeat": PPO_PIXELS
     | {"title": "PPO, CarRacing-v3, 8 environments, batch 256, 4 epochs, four frames a step"}
     | {"ours": PPO_PIXELS["ours"] | {"action_repeat": 4}, "frame_skip": 4},
     "dqn-pixels": CNN
-    | {"title": "DQN, CarRacing-v3, five actions, batch 32, one frame a step", "script": "dqn_atari_style", "peer": "DQN"}
-    | {"ours": DQN | {"action_set": "five"}, "theirs": PEER_DQN, "env_kwargs": {"continuous": False}, "steps": 200},
+    | {
+        "title": "DQN, CarRacing-v3, five actions, batch 32, one frame a step",
+        "script": "dqn_atari_style",
+        "peer": "DQN",
+    }
+    | {
+        "ours": DQN | {"action_set": "five"},
+        "theirs": PEER_DQN,
+        "env_kwargs": {"continuous": False},
+        "steps": 200,
+    },
     "rainbow-pixels": CNN
-    | {"title": "Rainbow (against DQN), CarRacing-v3, five actions, batch 32, one frame a step", "script": "rainbow", "peer": "DQN"}
-    | {"ours": DQN | {"action_set": "five"}, "theirs": PEER_DQN, "env_kwargs": {"continuous": False}, "steps": 200},
+    | {
+        "title": "Rainbow (against DQN), CarRacing-v3, five actions, batch 32, one frame a step",
+        "script": "rainbow",
+        "peer": "DQN",
+    }
+    | {
+        "ours": DQN | {"action_set": "five"},
+        "theirs": PEER_DQN,
+        "env_kwargs": {"continuous": False},
+        "steps": 200,
+    },
 }
 
 
@@ -95,9 +157,18 @@ def measure_ours(task: dict, contender: str, threads: int, options: Options) -> 
     script = importlib.import_module(f"cleanrl_cc.{task['script']}")
     args = arguments.preset_args(script.Args, script.PRESETS, task["script_env"])
     variant = contender.split("-")
-    run = {"num_threads": threads, "precision": "bf16" if "bf16" in variant else "fp32", "device": options.device}
+    run = {
+        "num_threads": threads,
+        "precision": "bf16" if "bf16" in variant else "fp32",
+        "device": options.device,
+    }
     run["compile"] = "compile" in variant
-    run |= {"total_timesteps": WARMUP + task["steps"], "eval_frequency": 0, "checkpoint_frequency": 0, "eval_episodes": 1}
+    run |= {
+        "total_timesteps": WARMUP + task["steps"],
+        "eval_frequency": 0,
+        "checkpoint_frequency": 0,
+        "eval_episodes": 1,
+    }
     for name, value in (task["ours"] | run).items():
         if not (name in ("encoder_channels", "feature_dim") and "preset" in variant):
             setattr(args, name, value)
@@ -133,17 +204,27 @@ def measure_peer(task: dict, contender: str, threads: int, options: Options) -> 
             return True
 
     device = {} if contender == "sbx" else {"device": options.device}
-    skip = {"wrapper_class": MaxAndSkipEnv, "wrapper_kwargs": {"skip": task["frame_skip"]}} if "frame_skip" in task else {}
+    skip = (
+        {"wrapper_class": MaxAndSkipEnv, "wrapper_kwargs": {"skip": task["frame_skip"]}}
+        if "frame_skip" in task
+        else {}
+    )
     num_envs = task["ours"].get("num_envs", 1)
     env = make_vec_env(task["script_env"], n_envs=num_envs, env_kwargs=task.get("env_kwargs"), **skip)
     env = VecNormalize(env, gamma=0.99) if task.get("normalize") else env
-    model = getattr(library, task["peer"])(task["policy"], env, **task.get("theirs", PEER_EVERY_STEP) | device)
+    model = getattr(library, task["peer"])(
+        task["policy"], env, **task.get("theirs", PEER_EVERY_STEP) | device
+    )
     model.learn(WARMUP + task["steps"], callback=Clock())
-    return {"steps_per_second": steps_per_second(clock, task), "matmul": "jax" if contender == "sbx" else "mkl"}
+    return {
+        "steps_per_second": steps_per_second(clock, task),
+        "matmul": "jax" if contender == "sbx" else "mkl",
+    }
 
 
 def steps_per_second(clock: list[tuple[int, float]], task: dict) -> float:
-    """From (step, seconds) pairs; the first updates, which choose their kernels, do not count, nor what a peer plays past the last step."""
+    """From (step, seconds) pairs; the first updates, which choose their kernels, do not count, nor
+    what a peer plays past the last step."""
     first, last = task.get("first", WARMUP + task["steps"] // 10), WARMUP + task["steps"]
     measured = [(step, seconds) for step, seconds in clock if first <= step <= last]
     return (measured[-1][0] - measured[0][0]) / (measured[-1][1] - measured[0][1])
@@ -158,7 +239,11 @@ def run_child(task: str, contender: str, threads: int, options: Options) -> dict
     flags = ["--child", contender, "--tasks", task, "--threads", str(threads), "--device", options.device]
     # JAX has no flag for its threads; the affinity of the process binds all alike.
     cpus = sorted(os.sched_getaffinity(0))[:threads]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "JAX_PLATFORMS": options.device}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "JAX_PLATFORMS": options.device,
+    }
     result = subprocess.run(
         [sys.executable, __file__, *flags],
         env=environment,
@@ -178,7 +263,9 @@ def main():
         print(json.dumps(measure(TASKS[options.tasks[0]], options.child, options.threads[0], options)))
         return
     machine = describe_machine(find_device(options.device))
-    print(f"{machine['processor']} ({machine['kind']}), {machine['cores']} cores, {machine['gpu'] or 'no GPU'}")
+    print(
+        f"{machine['processor']} ({machine['kind']}), {machine['cores']} cores, {machine['gpu'] or 'no GPU'}"
+    )
     rows = []
     for task in options.tasks:
         contenders = [contender for contender in TASKS[task]["contenders"] if available(contender)]
@@ -194,9 +281,19 @@ def main():
             for contender, values in speeds.items():
                 median = statistics.median(values)
                 ratio = f"{median / statistics.median(speeds['sb3']):.2f}" if "sb3" in speeds else ""
-                print(f"| {contender} | {median:.1f} | {min(values):.1f} - {max(values):.1f} | {ratio} |", flush=True)
-                measured = {"contender": contender, "median": round(median, 2), "rounds": json.dumps([round(v, 2) for v in values])}
-                computed = {"precision": "bf16" if "bf16" in contender else "fp32", "matmul": results[contender]["matmul"]}
+                print(
+                    f"| {contender} | {median:.1f} | {min(values):.1f} - {max(values):.1f} | {ratio} |",
+                    flush=True,
+                )
+                measured = {
+                    "contender": contender,
+                    "median": round(median, 2),
+                    "rounds": json.dumps([round(v, 2) for v in values]),
+                }
+                computed = {
+                    "precision": "bf16" if "bf16" in contender else "fp32",
+                    "matmul": results[contender]["matmul"],
+                }
                 rows.append(machine | {"task": task, "threads": threads} | computed | measured)
     if options.csv:
         path = Path(options.csv)

@@ -1,11 +1,12 @@
-"""Exports trained policies to zoo/<script>-<environment>[-pixels].pt, scores them, and writes the table docs/zoo.md.
+"""Exports trained policies to zoo/<script>-<environment>[-pixels].pt, scores
+them, and writes the table docs/zoo.md.
 
     python benchmark/zoo.py runs/sac_drq/CarRacing-v3/*
     python benchmark/zoo.py                                # only the table
 
-Of several runs of one script on one environment, from the state or with --obs pixels, the policy with the best evaluation is
-exported: weights and what rebuilds agent and environment, as plain data, for evaluate.py. Its score over unseen episodes goes beside
-it, as .json.
+Of several runs of one script on one environment, from the state or with --obs pixels, the policy with the
+best evaluation is exported: weights and what rebuilds agent and environment, as plain data, for evaluate.py.
+Its score over unseen episodes goes beside it, as .json.
 """
 
 import json
@@ -24,9 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MAX_BYTES = 8e6  # of a policy in fp32; a larger one is stored in fp16
 HEAD = """# Trained policies
 
-Written by `python benchmark/zoo.py`. Each file holds the weights of one policy, in fp32 (in fp16 where that exceeds 8 MB), and what
-rebuilds it; loading it runs no code. The score is that of the deterministic policy over episodes that its training never played; it was
-chosen among the checkpoints of one run by that run's own evaluations.
+Written by `python benchmark/zoo.py`. Each file holds the weights of one policy, in fp32 (in fp16 where that
+exceeds 8 MB), and what rebuilds it; loading it runs no code. The score is that of the deterministic policy
+over episodes that its training never played; it was chosen among the checkpoints of one run by that run's own
+evaluations.
 
 ```bash
 python cleanrl_cc/evaluate.py {example} --episodes 5 --save-video
@@ -51,16 +53,27 @@ class Options:
 
 def training_score(checkpoint: dict) -> float:
     """The evaluation that best.pt or last.pt was saved with."""
-    return checkpoint["evaluation"]["return_mean"] if "evaluation" in checkpoint else checkpoint["evaluated"][1]
+    return (
+        checkpoint["evaluation"]["return_mean"] if "evaluation" in checkpoint else checkpoint["evaluated"][1]
+    )
 
 
 def policy(checkpoint: dict) -> dict:
-    """What evaluate.py needs of a checkpoint. A target network, which does not act, is stored as its online twin: once."""
+    """What evaluate.py needs of a checkpoint. A target network, which does not act,
+    is stored as its online twin: once."""
     weights = checkpoint["agent"]
     online = {name: name.replace("q_target.", "q_network.").replace("_target.", ".") for name in weights}
     if sum(weights[name].nbytes for name in set(online.values())) > MAX_BYTES:
-        weights = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
-    args = checkpoint["args"] | {"runs_dir": "runs", "run_name": None, "resume": None, "device": "cpu", "compile": False}
+        weights = {
+            name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()
+        }
+    args = checkpoint["args"] | {
+        "runs_dir": "runs",
+        "run_name": None,
+        "resume": None,
+        "device": "cpu",
+        "compile": False,
+    }
     kept = {name: checkpoint[name] for name in ("algorithm", "recipe", "global_step")}
     return kept | {"args": args, "agent": {name: weights[online[name]] for name in weights}}
 
@@ -68,7 +81,8 @@ def policy(checkpoint: dict) -> dict:
 def cell(checkpoint: dict) -> str:
     """What there is one policy of."""
     recipe = checkpoint["recipe"]
-    return f"{checkpoint['algorithm']}-{re.sub('[/:]', '-', recipe['env_id'])}{'-pixels' * (recipe['obs'] == 'pixels')}"
+    pixels = "-pixels" if recipe["obs"] == "pixels" else ""
+    return f"{checkpoint['algorithm']}-{re.sub('[/:]', '-', recipe['env_id'])}{pixels}"
 
 
 def export(checkpoint: dict, options: Options):
@@ -77,7 +91,9 @@ def export(checkpoint: dict, options: Options):
     with atomic_file(file) as stream:
         torch.save(policy(checkpoint), stream)
     result = evaluate(EvaluateOptions(checkpoint=str(file), episodes=options.episodes, device="cpu"))
-    file.with_suffix(".json").write_text(json.dumps(result | {"checkpoint": f"zoo/{file.name}"}, indent=1) + "\n")
+    file.with_suffix(".json").write_text(
+        json.dumps(result | {"checkpoint": f"zoo/{file.name}"}, indent=1) + "\n"
+    )
     print(f"{file}: {result['return_mean']:.1f} over {options.episodes} episodes", flush=True)
 
 
@@ -85,10 +101,17 @@ def write_table(options: Options):
     scores = [json.loads(path.read_text()) for path in sorted(options.zoo.glob("*.json"))]
     columns = ("return_mean", "return_std", "return_median", "return_min")
     rows = [
-        [f"`{score['checkpoint']}`", score["env_id"], f"{score['global_step']:,}", *(f"{score[column]:,.1f}" for column in columns)]
+        [
+            f"`{score['checkpoint']}`",
+            score["env_id"],
+            f"{score['global_step']:,}",
+            *(f"{score[column]:,.1f}" for column in columns),
+        ]
         for score in scores
     ]
-    lines = [f"| {' | '.join(row)} | {len(score['episodes'])} |" for row, score in zip(rows, scores, strict=True)]
+    lines = [
+        f"| {' | '.join(row)} | {len(score['episodes'])} |" for row, score in zip(rows, scores, strict=True)
+    ]
     options.table.write_text(HEAD.format(example=scores[0]["checkpoint"]) + "\n".join(lines) + "\n")
 
 

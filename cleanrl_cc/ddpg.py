@@ -2,16 +2,20 @@
 
     python cleanrl_cc/ddpg.py --env-id HalfCheetah-v5
 
-Papers: DDPG, Lillicrap et al. 2015, arXiv:1509.02971; from pixels DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
+Papers: DDPG, Lillicrap et al. 2015, arXiv:1509.02971; from pixels
+DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
 
-The ideas: Q-learning with continuous actions, where an actor learns to give the action of the highest value; a replay buffer; targets
-that follow slowly. `--batch-norm --exploration-noise-type ou` adds the paper's normalisation and its noise with a memory.
+The ideas: Q-learning with continuous actions, where an actor learns to give the action of the highest value;
+a replay buffer; targets that follow slowly. `--batch-norm --exploration-noise-type ou` adds the paper's
+normalisation and its noise with a memory.
 
 Differs from the paper:
-- Networks, batch and learning rate are td3.py's, and the weights start as torch's do; there is no weight decay.
-- The critic reads the action in its first layer instead of its second; batch normalisation of a critic is therefore that of the state.
-- On pixels: random shift, one encoder that learns from the critic alone and has no target, n-step returns and falling exploration
-  noise, as in DrQ-v2. LunarLander has n-step returns, too.
+- Networks, batch and learning rate are td3.py's, and the weights start
+  as torch's do; there is no weight decay.
+- The critic reads the action in its first layer instead of its second; batch normalisation of a
+  critic is therefore that of the state.
+- On pixels: random shift, one encoder that learns from the critic alone and has no target, n-step returns and
+  falling exploration noise, as in DrQ-v2. LunarLander has n-step returns, too.
 """
 
 import math
@@ -84,22 +88,26 @@ class Args(RunArgs):
     """largest shift in pixels"""
 
 
-# The defaults above are those of the authors' code, github.com/sfujim/TD3 (OurDDPG); CarRacing's other numbers come from our own runs.
+# The defaults above are those of the authors' code, github.com/sfujim/TD3 (OurDDPG);
+# CarRacing's other numbers come from our own runs.
 MUJOCO = {"learning_starts": 25_000}  # the authors' code
 DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5}  # DrQ-v2, table 2
 PRESETS = {
     **{f"{name}-v[45]": MUJOCO for name in ("HalfCheetah", "Walker2d", "Hopper", "Ant")},
     "Humanoid-v[45]": MUJOCO | {"total_timesteps": 5_000_000},
-    # Learning rate from Stable-Baselines3 zoo, ddpg.yml, LunarLanderContinuous-v2; tau and n_step from our own runs
+    # Learning rate from Stable-Baselines3 zoo, ddpg.yml,
+    # LunarLanderContinuous-v2; tau and n_step from our own runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 1e-3, "tau": 0.01, "n_step": 3},
     "CarRacing-v3": DRQ_V2
-    | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000, "encoder_channels": 16}
-    | {"buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000, "reward_scale": 0.05}
-    | {"exploration_noise": 0.5, "final_exploration_noise": 0.1, "exploration_steps": 50_000},
-    # Images, action repeat and learning rate from DrQ-v2, table 2; the noise falls between its schedules for easy and medium tasks
+    | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
+    | {"encoder_channels": 16, "buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000}
+    | {"reward_scale": 0.05, "exploration_noise": 0.5, "final_exploration_noise": 0.1}
+    | {"exploration_steps": 50_000},
+    # Images, action repeat and learning rate from DrQ-v2, table 2; the noise falls between
+    # its schedules for easy and medium tasks
     "dm_control/*": DRQ_V2
-    | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False, "learning_rate": 1e-4}
-    | {"buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000}
+    | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
+    | {"learning_rate": 1e-4, "buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000}
     | {"exploration_noise": 1.0, "final_exploration_noise": 0.1, "exploration_steps": 250_000},
 }
 OU_THETA = 0.15  # Lillicrap et al. 2015, section 7
@@ -109,7 +117,8 @@ OU_THETA = 0.15  # Lillicrap et al. 2015, section 7
 
 
 class Batch(NamedTuple):
-    """B transitions; `rewards` sums up to n of them, and the return beyond is worth `gammas` times that of `next_obs`."""
+    """B transitions; `rewards` sums up to n of them, and the return beyond is
+    worth `gammas` times that of `next_obs`."""
 
     obs: Tensor  # (B, *obs_shape), float32 or uint8
     actions: Tensor  # (B, A)
@@ -122,17 +131,27 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
-    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
-    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation, then ignores an action to reset:
+    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
+    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
+    age). At 84x84 gray, 7.1 kB a transition.
     """
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
+    def __init__(
+        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
+    ):
         self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
-        self.num_rows, shortest = args.buffer_size // args.num_envs, args.num_envs * (self.stack + self.n_step + 1)
-        require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
-        self.obs_shape, frame_shape = obs_space.shape, (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        self.num_rows = args.buffer_size // args.num_envs
+        shortest = args.num_envs * (self.stack + self.n_step + 1)
+        require(
+            args.buffer_size >= shortest,
+            "buffer_size",
+            args.buffer_size,
+            f"at least {shortest} for one whole window",
+        )
+        self.obs_shape = obs_space.shape
+        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_space.shape[0] + 8
         storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
@@ -149,7 +168,8 @@ class ReplayBuffer:
         return min(self.num_added, self.num_rows)
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,); `final` where the action was ignored."""
+        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,);
+        `final` where the action was ignored."""
         row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
         begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
         self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
@@ -160,12 +180,15 @@ class ReplayBuffer:
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        """Uniform over the rows that can start a window: not final, whole stack behind, n rows ahead of it written."""
+        """Uniform over the rows that can start a window: not final, whole stack
+        behind, n rows ahead of it written."""
         oldest = self.num_added - self.size
-        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step  # [first, last)
+        # [first, last)
+        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step
         rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
         while (redraw := self.final[rows % self.num_rows, envs]).any():
-            rows[redraw], envs[redraw] = rng.integers(first, last, redraw.sum()), rng.integers(0, self.num_envs, redraw.sum())
+            rows[redraw] = rng.integers(first, last, redraw.sum())
+            envs[redraw] = rng.integers(0, self.num_envs, redraw.sum())
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
@@ -184,17 +207,22 @@ class ReplayBuffer:
         )
 
     def _stacks(self, rows, envs) -> Tensor:
-        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
+        # (B, stack), oldest first
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
         flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        return (
+            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        )
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
-        return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
+        return {name: getattr(self, name)[: self.size] for name in columns} | {
+            "num_added": np.array(self.num_added)
+        }
 
 
 # --- networks ---
@@ -206,18 +234,22 @@ class Encoder(nn.Module):
     def __init__(self, obs_shape: tuple[int, int, int], channels: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
-        first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
+        first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
+        second = nn.Conv2d(channels, 2 * channels, 4, stride=2)
         third = nn.Conv2d(2 * channels, 2 * channels, 3)
         convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
         self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution takes bytes, which are exact in bf16, too
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
+        # takes bytes, which are exact in bf16, too
         first, others = self.convolutions[0], self.convolutions[1:]
         dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
         images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride)
+        x = F.conv2d(
+            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
+        )
         return others(x)
 
 
@@ -228,7 +260,15 @@ def trunk(in_dim: int, feature_dim: int) -> nn.Module:
 
 def mlp(in_dim: int, hidden_dim: int, out_dim: int, norm: type = nn.Identity) -> nn.Sequential:
     first, second = nn.Linear(in_dim, hidden_dim), nn.Linear(hidden_dim, hidden_dim)
-    hidden = [norm(in_dim), first, norm(hidden_dim), nn.ReLU(inplace=True), second, norm(hidden_dim), nn.ReLU(inplace=True)]
+    hidden = [
+        norm(in_dim),
+        first,
+        norm(hidden_dim),
+        nn.ReLU(inplace=True),
+        second,
+        norm(hidden_dim),
+        nn.ReLU(inplace=True),
+    ]
     return nn.Sequential(*hidden, Fp32Linear(hidden_dim, out_dim))
 
 
@@ -249,7 +289,9 @@ class Critic(nn.Module):
 
     def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None, norm: type):
         super().__init__()
-        self.trunk = nn.Sequential(trunk(in_dim, feature_dim) if feature_dim else nn.Identity(), norm(feature_dim or in_dim))
+        self.trunk = nn.Sequential(
+            trunk(in_dim, feature_dim) if feature_dim else nn.Identity(), norm(feature_dim or in_dim)
+        )
         self.layers = mlp((feature_dim or in_dim) + action_dim, hidden_dim, 1)
 
     def forward(self, encoding: Tensor, actions: Tensor) -> Tensor:
@@ -263,22 +305,35 @@ class Critic(nn.Module):
 class Agent(nn.Module):
     """DDPG: its networks, its optimizers, and how they act and learn."""
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
+    def __init__(
+        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
+    ):
         super().__init__()
         self.args, self.device, self.pixels = args, device, obs_space.dtype == np.uint8
         action_dim = action_space.shape[0]
         self.encoder = Encoder(obs_space.shape, args.encoder_channels) if self.pixels else nn.Identity()
-        in_dim, feature_dim = (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
+        in_dim, feature_dim = (
+            (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
+        )
         norm = nn.BatchNorm1d if args.batch_norm else nn.Identity
         self.actor = Actor(in_dim, action_dim, args.hidden_dim, feature_dim, norm)
         self.critic = Critic(in_dim, action_dim, args.hidden_dim, feature_dim, norm)
-        self.actor_target, self.critic_target = (deepcopy(network).requires_grad_(False) for network in (self.actor, self.critic))
+        self.actor_target, self.critic_target = (
+            deepcopy(network).requires_grad_(False) for network in (self.actor, self.critic)
+        )
         self.register_buffer("ou_noise", torch.zeros(args.num_envs, action_dim))
         self.to(device)
-        networks = (self.actor_target, self.critic_target), (self.actor, self.critic)  # listed once, not at every update
-        self.target_tensors, self.online_tensors = ([tensor for network in pair for tensor in network.parameters()] for pair in networks)
-        self.target_statistics, self.online_statistics = ([tensor for net in pair for tensor in net.buffers()] for pair in networks)
-        self.eval()  # batch normalisation uses, and remembers, the batch in the online network that an update changes, and nowhere else
+        # listed once, not at every update
+        networks = (self.actor_target, self.critic_target), (self.actor, self.critic)
+        self.target_tensors, self.online_tensors = (
+            [tensor for network in pair for tensor in network.parameters()] for pair in networks
+        )
+        self.target_statistics, self.online_statistics = (
+            [tensor for net in pair for tensor in net.buffers()] for pair in networks
+        )
+        # batch normalisation uses, and remembers, the batch in the online network that an update changes, and
+        # nowhere else
+        self.eval()
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
         self.actor_parameters = list(self.actor.parameters())
@@ -288,11 +343,13 @@ class Agent(nn.Module):
         self.exploration_noise = args.exploration_noise
         self.num_updates = 0
         if args.compile:
-            self.update_critic, self.update_actor = torch.compile(self.update_critic), torch.compile(self.update_actor)
+            self.update_critic = torch.compile(self.update_critic)
+            self.update_actor = torch.compile(self.update_actor)
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): the policy's own, or with noise of its own for each environment."""
+        """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): the policy's own, or with
+        noise of its own for each environment."""
         with self.autocast():
             actions = self.actor(self.encoder(torch.as_tensor(obs, device=self.device)))
         if not deterministic:
@@ -311,18 +368,22 @@ class Agent(nn.Module):
         return (q / self.args.reward_scale).cpu().numpy()
 
     def random_shift(self, images: Tensor) -> Tensor:
-        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its border repeated (DrQ, section 3.1)."""
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its
+        border repeated (DrQ, section 3.1)."""
         (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
         shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
         ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
         xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
-        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        # (B, C, H * W)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)
         return images.flatten(2).gather(2, flat).view_as(images)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of critic, actor and targets."""
         if self.pixels and self.args.random_shift:
-            batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
+            batch = batch._replace(
+                obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs)
+            )
         encoding, metrics = self.update_critic(batch)
         self.num_updates += 1
         metrics |= self.update_actor(encoding)
@@ -330,13 +391,16 @@ class Agent(nn.Module):
         return metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the encoding of `obs` (B, in_dim), which the actor reads without a gradient, and metrics."""
+        """Returns the encoding of `obs` (B, in_dim), which the actor
+        reads without a gradient, and metrics."""
         # y = R + γᵐ (1 - d) Q̄(s', π̄(s'))  (Lillicrap et al. 2015, algorithm 1)
         with torch.no_grad(), self.autocast():
             next_encoding = self.encoder(batch.next_obs)
             next_actions = self.actor_target(next_encoding)
             next_q = self.critic_target(next_encoding, next_actions)
-            target_q = self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+            target_q = (
+                self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+            )
         self.critic.train()
         with self.autocast():
             encoding = self.encoder(batch.obs)
@@ -373,17 +437,35 @@ class Agent(nn.Module):
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "feature_dim", "shift_pad")
+    counts = (
+        "buffer_size",
+        "batch_size",
+        "n_step",
+        "hidden_dim",
+        "encoder_channels",
+        "feature_dim",
+        "shift_pad",
+    )
     noises = ("exploration_noise", "final_exploration_noise")
-    zero, positive = ("learning_starts", "updates_per_step", *noises), ("learning_rate", "reward_scale", "exploration_steps")
+    zero = ("learning_starts", "updates_per_step", *noises)
+    positive = ("learning_rate", "reward_scale", "exploration_steps")
     check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
-    require(args.batch_size >= 2 or not args.batch_norm, "batch_size", args.batch_size, "at least 2 for batch normalisation")
+    require(
+        args.batch_size >= 2 or not args.batch_norm,
+        "batch_size",
+        args.batch_size,
+        "at least 2 for batch normalisation",
+    )
     envs = make_vector_env(args, continuous=True)
-    device = start_torch(args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size))
+    device = start_torch(
+        args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)
+    )
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
-    final_noise = args.exploration_noise if args.final_exploration_noise is None else args.final_exploration_noise
+    final_noise = (
+        args.exploration_noise if args.final_exploration_noise is None else args.final_exploration_noise
+    )
     run = Run(args)
     if run.checkpoint:
         global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
@@ -394,7 +476,9 @@ def train(args: Args) -> float:
         previous_step = global_step
 
         # 1. act
-        agent.exploration_noise = np.interp(global_step, [0, args.exploration_steps], [args.exploration_noise, final_noise])
+        agent.exploration_noise = np.interp(
+            global_step, [0, args.exploration_steps], [args.exploration_noise, final_noise]
+        )
         if global_step < args.learning_starts:
             actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
         else:
@@ -418,7 +502,14 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/exploration_noise": agent.exploration_noise})
+            run.log(
+                global_step,
+                metrics
+                | {
+                    "charts/num_updates": agent.num_updates,
+                    "charts/exploration_noise": agent.exploration_noise,
+                },
+            )
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):

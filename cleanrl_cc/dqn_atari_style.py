@@ -2,17 +2,20 @@
 
     python cleanrl_cc/dqn_atari_style.py --env-id CarRacing-v3
 
-Papers: DQN, Mnih et al. 2015, doi:10.1038/nature14236; decoupled Q-learning, Seyde et al. 2022, arXiv:2210.12566.
+Papers: DQN, Mnih et al. 2015, doi:10.1038/nature14236; decoupled
+Q-learning, Seyde et al. 2022, arXiv:2210.12566.
 
-The ideas: a network that values every action at once; replay, against correlated transitions; a target network that stands still
-between copies. Continuous actions take `bins` values per dimension, each dimension has a head of its own, and Q(s, a) is the mean
-over the heads: 21 dimensions of 3 bins need 63 outputs, not 3^21.
+The ideas: a network that values every action at once; replay, against correlated transitions; a
+target network that stands still between copies. Continuous actions take `bins` values per
+dimension, each dimension has a head of its own, and Q(s, a) is the mean over the heads: 21
+dimensions of 3 bins need 63 outputs, not 3^21.
 
 Differs from the paper:
 - Adam instead of RMSProp; gradients are clipped by their norm.
 - Rewards are scaled, not clipped, and returns may be n-step: see `PRESETS`.
-- With several action dimensions, as in decoupled Q-learning, the online network chooses the next bins and the target network values
-  them, and each dimension explores for itself; there is one network instead of two. One dimension is plain DQN.
+- With several action dimensions, as in decoupled Q-learning, the online network chooses the next bins
+  and the target network values them, and each dimension explores for itself; there is one network
+  instead of two. One dimension is plain DQN.
 """
 
 import math
@@ -78,24 +81,30 @@ class Args(RunArgs):
     """largest shift in pixels"""
 
 
-# The defaults above: Stable-Baselines3 zoo, dqn.yml, Atari, but earlier updates, and random actions that fall sooner, to a larger share.
+# The defaults above: Stable-Baselines3 zoo, dqn.yml, Atari, but earlier updates, and random
+# actions that fall sooner, to a larger share.
 # ZOO: the same file, LunarLander-v2, with one update per step as there, but 1,000 random actions first.
-ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000, "updates_per_step": 1.0}
-ZOO |= {"learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1, "hidden_dim": 256}
+ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000}
+ZOO |= {"updates_per_step": 1.0, "learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1}
+ZOO |= {"hidden_dim": 256}
 PRESETS = {
     "CartPole-v1": ZOO
     | {"total_timesteps": 50_000, "batch_size": 64, "updates_per_step": 0.5, "learning_rate": 2.3e-3}
     | {"target_update_frequency": 128, "epsilon_steps": 8_000, "epsilon_end": 0.04},
     "LunarLander-v3": ZOO | {"action_set": "native"},
     "Acrobot-v1": ZOO,
-    # Images, episodes and rewards as in sac_drq.py; five actions: 713 after 30,000 steps, two axes of three bins 237; the rest: guesses
-    "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
-    | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.05}
-    | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16},
-    # Batch, n-step, target updates, epsilon_end, shift: github.com/tseyde/decqn, config_default.py; images, action repeat: DrQ-v2, table 2
-    "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
-    | {"batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.1}
-    | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1, "random_shift": True},
+    # Images, episodes and rewards as in sac_drq.py; five actions: 713 after 30,000 steps, two
+    # axes of three bins 237; the rest: guesses
+    "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50}
+    | {"checkpoint_frequency": 10_000, "buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000}
+    | {"updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.05, "target_update_frequency": 500}
+    | {"epsilon_steps": 15_000, "encoder_channels": 16},
+    # Batch, n-step, target updates, epsilon_end, shift: github.com/tseyde/decqn, config_default.py;
+    # images, action repeat: DrQ-v2, table 2
+    "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3}
+    | {"grayscale": False, "batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "n_step": 3}
+    | {"reward_scale": 0.1, "target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1}
+    | {"random_shift": True},
 }
 
 
@@ -103,7 +112,8 @@ PRESETS = {
 
 
 class Batch(NamedTuple):
-    """B transitions; `rewards` sums up to n of them, and the return beyond is worth `gammas` times that of `next_obs`."""
+    """B transitions; `rewards` sums up to n of them, and the return beyond is
+    worth `gammas` times that of `next_obs`."""
 
     obs: Tensor  # (B, *obs_shape), float32 or uint8
     actions: Tensor  # (B, D) int64, the bin of each action dimension
@@ -116,22 +126,31 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
-    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
-    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation, then ignores an action to reset:
+    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
+    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
+    age). At 84x84 gray, 7.1 kB a transition.
     """
 
     def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
         self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
-        self.num_rows, shortest = args.buffer_size // args.num_envs, args.num_envs * (self.stack + self.n_step + 1)
-        require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
-        self.obs_shape, frame_shape = obs_space.shape, (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        self.num_rows = args.buffer_size // args.num_envs
+        shortest = args.num_envs * (self.stack + self.n_step + 1)
+        require(
+            args.buffer_size >= shortest,
+            "buffer_size",
+            args.buffer_size,
+            f"at least {shortest} for one whole window",
+        )
+        self.obs_shape = obs_space.shape
+        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * math.prod(action_space.shape) + 8
         storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
-        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)  # D = 1 if Discrete
+        # D = 1 if Discrete
+        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)
         self.rewards = np.empty(shape, np.float32)
         self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
@@ -143,7 +162,8 @@ class ReplayBuffer:
         return min(self.num_added, self.num_rows)
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,); `final` where the action was ignored."""
+        """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,);
+        `final` where the action was ignored."""
         row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
         begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
         self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
@@ -154,12 +174,15 @@ class ReplayBuffer:
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        """Uniform over the rows that can start a window: not final, whole stack behind, n rows ahead of it written."""
+        """Uniform over the rows that can start a window: not final, whole stack
+        behind, n rows ahead of it written."""
         oldest = self.num_added - self.size
-        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step  # [first, last)
+        # [first, last)
+        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step
         rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
         while (redraw := self.final[rows % self.num_rows, envs]).any():
-            rows[redraw], envs[redraw] = rng.integers(first, last, redraw.sum()), rng.integers(0, self.num_envs, redraw.sum())
+            rows[redraw] = rng.integers(first, last, redraw.sum())
+            envs[redraw] = rng.integers(0, self.num_envs, redraw.sum())
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
@@ -178,17 +201,22 @@ class ReplayBuffer:
         )
 
     def _stacks(self, rows, envs) -> Tensor:
-        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
+        # (B, stack), oldest first
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
         flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        return (
+            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        )
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
-        return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
+        return {name: getattr(self, name)[: self.size] for name in columns} | {
+            "num_added": np.array(self.num_added)
+        }
 
 
 # --- networks ---
@@ -200,18 +228,22 @@ class Encoder(nn.Module):
     def __init__(self, obs_shape: tuple[int, int, int], channels: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
-        first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
+        first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
+        second = nn.Conv2d(channels, 2 * channels, 4, stride=2)
         third = nn.Conv2d(2 * channels, 2 * channels, 3)
         convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
         self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution takes bytes, which are exact in bf16, too
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
+        # takes bytes, which are exact in bf16, too
         first, others = self.convolutions[0], self.convolutions[1:]
         dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
         images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride)
+        x = F.conv2d(
+            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
+        )
         return others(x)
 
 
@@ -223,9 +255,12 @@ class QNetwork(nn.Module):
         if len(obs_shape) == 3:
             self.encoder = Encoder(obs_shape, args.encoder_channels)
         else:  # LayerNorm keeps the values from running away (networks.py of github.com/tseyde/decqn)
-            self.encoder = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh())
+            self.encoder = nn.Sequential(
+                nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh()
+            )
         in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
-        self.hidden, self.out = nn.Linear(in_dim, args.hidden_dim), nn.Linear(args.hidden_dim, num_dims * num_bins)
+        self.hidden = nn.Linear(in_dim, args.hidden_dim)
+        self.out = nn.Linear(args.hidden_dim, num_dims * num_bins)
         self.out_shape = num_dims, num_bins
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -238,14 +273,20 @@ class QNetwork(nn.Module):
 
 
 class Agent(nn.Module):
-    """DQN: its networks, its optimizer, and how they act and learn. A Discrete space is one dimension whose bins are its actions."""
+    """DQN: its networks, its optimizer, and how they act and learn. A Discrete space is one
+    dimension whose bins are its actions."""
 
     def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
         super().__init__()
         self.args, self.device = args, device
-        self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)  # (A,) and A, or () and 1
+        # (A,) and A, or () and 1
+        self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)
         discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
-        self.bin_actions = action_space.start + np.arange(action_space.n) if discrete else np.linspace(-1, 1, args.bins, dtype=np.float32)
+        self.bin_actions = (
+            action_space.start + np.arange(action_space.n)
+            if discrete
+            else np.linspace(-1, 1, args.bins, dtype=np.float32)
+        )
         sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
         self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
         self.q_target.load_state_dict(self.q_network.state_dict())
@@ -259,8 +300,10 @@ class Agent(nn.Module):
             self.update_critic = torch.compile(self.update_critic)
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers. It is `train` that explores."""
-        bins = self.q_values(obs).argmax(axis=2)  # (N, D): as Q is a mean over dimensions, each chooses for itself
+        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
+        integers. It is `train` that explores."""
+        # (N, D): as Q is a mean over dimensions, each chooses for itself
+        bins = self.q_values(obs).argmax(axis=2)
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
@@ -274,18 +317,22 @@ class Agent(nn.Module):
             return self.q_network(torch.as_tensor(obs, device=self.device)).cpu().numpy()
 
     def random_shift(self, images: Tensor) -> Tensor:
-        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its border repeated (DrQ, section 3.1)."""
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its
+        border repeated (DrQ, section 3.1)."""
         (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
         shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
         ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
         xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
-        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        # (B, C, H * W)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)
         return images.flatten(2).gather(2, flat).view_as(images)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the online network; now and then one of the target."""
         if self.shifts:
-            batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
+            batch = batch._replace(
+                obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs)
+            )
         metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
@@ -299,7 +346,9 @@ class Agent(nn.Module):
             next_q = self.q_target(batch.next_obs)  # (B, D, bins)
             chooser = self.q_network(batch.next_obs) if self.num_dims > 1 else next_q
             next_q = next_q.take_along_dim(chooser.argmax(dim=2, keepdim=True), dim=2).squeeze(2).mean(dim=1)
-            target_q = self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+            target_q = (
+                self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+            )
         # Q(s, a) = 1/D Σ_d Q_d(s, a_d)
         with self.autocast():
             q = self.q_network(batch.obs).gather(2, batch.actions[:, :, None]).squeeze(2).mean(dim=1)
@@ -316,11 +365,29 @@ class Agent(nn.Module):
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency", "shift_pad")
-    zero, positive = ("learning_starts", "updates_per_step"), ("learning_rate", "reward_scale", "epsilon_steps")
-    check_args(args, counts, zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive, at_least_two=("bins",))
+    counts = (
+        "buffer_size",
+        "batch_size",
+        "n_step",
+        "hidden_dim",
+        "encoder_channels",
+        "target_update_frequency",
+        "shift_pad",
+    )
+    zero = ("learning_starts", "updates_per_step")
+    positive = ("learning_rate", "reward_scale", "epsilon_steps")
+    check_args(
+        args,
+        counts,
+        zero,
+        in_unit_interval=("gamma", "epsilon_end"),
+        positive=positive,
+        at_least_two=("bins",),
+    )
     envs = make_vector_env(args)
-    device = start_torch(args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size))
+    device = start_torch(
+        args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)
+    )
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
@@ -334,15 +401,24 @@ def train(args: Args) -> float:
         previous_step = global_step
 
         # 1. act
-        epsilon = np.interp(global_step, [args.learning_starts, args.learning_starts + args.epsilon_steps], [1, args.epsilon_end])
-        # Each dimension explores for itself, about ε / D of the time (misc/utils.py of github.com/tseyde/decqn)
-        explores = rng.random((args.num_envs, agent.num_dims)) < epsilon / (epsilon + agent.num_dims * (1 - epsilon))
+        epsilon = np.interp(
+            global_step,
+            [args.learning_starts, args.learning_starts + args.epsilon_steps],
+            [1, args.epsilon_end],
+        )
+        # Each dimension explores for itself, about ε / D of the time
+        # (misc/utils.py of github.com/tseyde/decqn)
+        explores = rng.random((args.num_envs, agent.num_dims)) < epsilon / (
+            epsilon + agent.num_dims * (1 - epsilon)
+        )
         bins = rng.integers(0, len(agent.bin_actions), (args.num_envs, agent.num_dims))
         if not explores.all():
             bins = np.where(explores, bins, agent.q_values(obs).argmax(axis=2))
 
         # 2. step
-        next_obs, rewards, terminations, truncations, infos = envs.step(agent.bin_actions[bins].reshape(envs.action_space.shape))
+        next_obs, rewards, terminations, truncations, infos = envs.step(
+            agent.bin_actions[bins].reshape(envs.action_space.shape)
+        )
         global_step += int(np.sum(~autoreset))
 
         # 3. store
@@ -358,7 +434,9 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon})
+            run.log(
+                global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon}
+            )
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):

@@ -4,9 +4,10 @@
     python cleanrl_cc/evaluate.py runs/my-run/last.pt --episodes 50
     python cleanrl_cc/evaluate.py runs/my-run --save-video --analyze-value
 
-The algorithm, the environment and the networks come from the checkpoint. The policy acts deterministically, and always on the
-environment as it is registered: what made training easier (`--patience`) is left out. Training evaluates on the seeds from 20,000
-on, this program from 10,000 on: the policy was not selected on the episodes that score it.
+The algorithm, the environment and the networks come from the checkpoint. The policy acts
+deterministically, and always on the environment as it is registered: what made training easier
+(`--patience`) is left out. Training evaluates on the seeds from 20,000 on, this program from 10,000 on:
+the policy was not selected on the episodes that score it.
 """
 
 import importlib
@@ -38,7 +39,8 @@ class Options:
     save_video: bool = False
     """film every episode into a folder `videos` beside the checkpoint"""
     analyze_value: bool = False
-    """draw the predicted value against the realised discounted return into `value.png` beside the checkpoint"""
+    """draw the predicted value against the realised discounted return
+    into `value.png` beside the checkpoint"""
     render: bool = False
     """show the episodes in a window"""
     json: bool = False
@@ -54,15 +56,23 @@ def evaluate(options: Options) -> dict:
         Where the policy comes from, statistics of the return, and every episode's measures.
 
     Raises:
-        InputError: no such checkpoint, one that does not fit its script, or a window where there is no screen.
+        InputError: no such checkpoint, one that does not fit its
+            script, or a window where there is no screen.
     """
     require(options.episodes >= 1, "episodes", options.episodes, "at least 1")
     require(options.seed >= 0, "seed", options.seed, "at least 0")
-    require(options.seed + options.episodes <= 2**32, "seed", options.seed, "below 2 ** 32, which is all that NumPy takes")
+    require(
+        options.seed + options.episodes <= 2**32,
+        "seed",
+        options.seed,
+        "below 2 ** 32, which is all that NumPy takes",
+    )
     if options.render and options.save_video:
         raise InputError("--render shows a window and --save-video films without one: choose one of them.")
     if options.render and sys.platform == "linux" and not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
-        raise InputError("--render needs a screen and finds none (DISPLAY is not set): --save-video films without one.")
+        raise InputError(
+            "--render needs a screen and finds none (DISPLAY is not set): --save-video films without one."
+        )
     path = Path(options.checkpoint)
     if (path / "best.pt").is_file():
         path /= "best.pt"
@@ -72,7 +82,9 @@ def evaluate(options: Options) -> dict:
     make = partial(make_env, **checkpoint["recipe"], render_mode=mode)
     envs = [make()]
     agent, gamma = load_agent(checkpoint, envs[0], options.device)
-    number = side_by_side(envs[0], checkpoint["recipe"]["env_id"], options.episodes, all_filmed=options.save_video)
+    number = side_by_side(
+        envs[0], checkpoint["recipe"]["env_id"], options.episodes, all_filmed=options.save_video
+    )
     envs += [make() for _ in range(number - 1)]
 
     seeds = range(options.seed, options.seed + options.episodes)
@@ -80,13 +92,19 @@ def evaluate(options: Options) -> dict:
     if options.save_video:
         name = f"evaluation-{path.stem}-seed"
         action_repeat = checkpoint["recipe"]["action_repeat"]
-        films = {seed: Film(folder / "videos" / f"{name}-{seed}.mp4", envs[0], action_repeat) for seed in seeds}
+        films = {
+            seed: Film(folder / "videos" / f"{name}-{seed}.mp4", envs[0], action_repeat) for seed in seeds
+        }
     episodes = play_episodes(envs, agent, seeds, films, traces)
     for film in films.values():
         print(film.path, file=sys.stderr)
     for env in envs:
         env.close()
-    analysis = analyze_value([traces[seed] for seed in seeds], gamma, folder / "value.png") if options.analyze_value else {}
+    analysis = (
+        analyze_value([traces[seed] for seed in seeds], gamma, folder / "value.png")
+        if options.analyze_value
+        else {}
+    )
     source = {
         "checkpoint": str(path),
         "algorithm": checkpoint["algorithm"],
@@ -111,7 +129,9 @@ def load_agent(checkpoint: dict, env, device: str):
         agent.load_state_dict(checkpoint["agent"])
     except (ImportError, TypeError, RuntimeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"The checkpoint does not fit this version of {checkpoint['algorithm']}.py: {reason}.") from error
+        raise InputError(
+            f"The checkpoint does not fit this version of {checkpoint['algorithm']}.py: {reason}."
+        ) from error
     return agent, args.gamma
 
 
@@ -119,8 +139,9 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
     """Compares predicted values with what the episodes then brought, and draws both.
 
     Args:
-        traces: per episode (T + 1, 2): value and reward of each step; the last row has the value of the final observation, 0 if the
-            episode terminated there, so that a time limit is bootstrapped as in training.
+        traces: per episode (T + 1, 2): value and reward of each step; the last row has the
+            value of the final observation, 0 if the episode terminated there, so that a
+            time limit is bootstrapped as in training.
 
     Returns:
         `value_bias`, the mean of predicted minus realised, and `value_correlation`.
@@ -153,7 +174,9 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
     axes[0].legend(fontsize="small")
     axes[-1].scatter(everything[1], everything[0], s=2, alpha=0.3)
     axes[-1].axline((0, 0), slope=1, color="gray", linewidth=1)
-    axes[-1].set(title=f"correlation {correlation:.2f}, bias {bias:.2g}", xlabel="realised", ylabel="predicted")
+    axes[-1].set(
+        title=f"correlation {correlation:.2f}, bias {bias:.2g}", xlabel="realised", ylabel="predicted"
+    )
     figure.savefig(path, dpi=120)
     print(path, file=sys.stderr)
     return {"value_bias": bias, "value_correlation": correlation}
@@ -168,9 +191,17 @@ def main(argv: list[str] | None = None):
     for key in ("checkpoint", "algorithm", "env_id", "global_step"):
         print(f"{key:>18}  {result[key]}")
     for episode in result["episodes"]:
-        others = "".join(f"  {key} {value:g}" for key, value in episode.items() if key not in ("seed", "r", "l"))
-        print(f"{'seed ' + str(episode['seed']):>18}  return {episode['r']:.2f}  length {episode['l']}{others}")
-    for key in [key for key in result if key.endswith(("_mean", "_std", "_median", "_min", "_max", "_bias", "_correlation"))]:
+        others = "".join(
+            f"  {key} {value:g}" for key, value in episode.items() if key not in ("seed", "r", "l")
+        )
+        print(
+            f"{'seed ' + str(episode['seed']):>18}  return {episode['r']:.2f}  length {episode['l']}{others}"
+        )
+    for key in [
+        key
+        for key in result
+        if key.endswith(("_mean", "_std", "_median", "_min", "_max", "_bias", "_correlation"))
+    ]:
         print(f"{key:>18}  {result[key]:.4g}" if "return" not in key else f"{key:>18}  {result[key]:.2f}")
 
 

@@ -2,14 +2,17 @@
 
     python cleanrl_cc/rainbow.py --env-id CarRacing-v3
 
-Paper: Hessel et al. 2018, arXiv:1710.02298. The ideas, each marked by its name in the code: [double] the online network chooses the next
-action, the target network values it (1509.06461); [per] larger errors are replayed more often (1511.05952); [dueling] value and
-advantages in two streams (1511.06581); [noisy] noise in the weights explores (1706.10295); [n-step] n rewards before bootstrapping;
-[c51] the return's distribution, not its mean (1707.06887). With none (on several dimensions: [double]) this is dqn_atari_style.py.
+Paper: Hessel et al. 2018, arXiv:1710.02298. The ideas, each marked by its name in the code: [double] the
+online network chooses the next action, the target network values it (1509.06461); [per] larger errors are
+replayed more often (1511.05952); [dueling] value and advantages in two streams (1511.06581); [noisy] noise in
+the weights explores (1706.10295); [n-step] n rewards before bootstrapping; [c51] the return's distribution,
+not its mean (1707.06887). With none (on several dimensions: [double]) this is dqn_atari_style.py.
 
 Differs from the paper:
-- Rewards are scaled, not clipped, and the support of returns follows: see `PRESETS`. Gradients are clipped by their norm.
-- Continuous actions as in dqn_atari_style.py, with the mixture of the dimensions' distributions. Both streams share their input noise.
+- Rewards are scaled, not clipped, and the support of returns follows: see
+  `PRESETS`. Gradients are clipped by their norm.
+- Continuous actions as in dqn_atari_style.py, with the mixture of the dimensions'
+  distributions. Both streams share their input noise.
 """
 
 import math
@@ -89,22 +92,27 @@ class Args(RunArgs):
     """largest shift in pixels"""
 
 
-# The defaults above: Hessel et al. 2018, table 1, for the components; the others, and their sources, are those of dqn_atari_style.py.
-ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000, "updates_per_step": 1.0}
-ZOO |= {"learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1, "hidden_dim": 256, "beta_steps": 100_000}
+# The defaults above: Hessel et al. 2018, table 1, for the components; the others, and their
+# sources, are those of dqn_atari_style.py.
+ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000}
+ZOO |= {"updates_per_step": 1.0, "learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1}
+ZOO |= {"hidden_dim": 256, "beta_steps": 100_000}
 PRESETS = {
     "CartPole-v1": ZOO
-    | {"total_timesteps": 50_000, "batch_size": 64, "updates_per_step": 0.5, "learning_rate": 2.3e-3, "target_update_frequency": 128}
-    | {"epsilon_steps": 8_000, "epsilon_end": 0.04, "beta_steps": 50_000, "v_min": 0.0, "v_max": 100.0},
+    | {"total_timesteps": 50_000, "batch_size": 64, "updates_per_step": 0.5, "learning_rate": 2.3e-3}
+    | {"target_update_frequency": 128, "epsilon_steps": 8_000, "epsilon_end": 0.04, "beta_steps": 50_000}
+    | {"v_min": 0.0, "v_max": 100.0},
     "LunarLander-v3": ZOO | {"action_set": "native", "v_min": -200.0, "v_max": 200.0},
     "Acrobot-v1": ZOO | {"v_min": -100.0, "v_max": 0.0},
     # Five actions: 852 after 30,000 steps, two axes of three bins 774
-    "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
-    | {"buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "reward_scale": 0.05, "v_min": -5.0}
-    | {"target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 25.0},
-    "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
-    | {"batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "reward_scale": 0.1, "v_min": 0.0, "v_max": 20.0}
-    | {"target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1, "beta_steps": 500_000, "random_shift": True},
+    "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50}
+    | {"checkpoint_frequency": 10_000, "buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000}
+    | {"updates_per_step": 0.5, "reward_scale": 0.05, "v_min": -5.0, "target_update_frequency": 500}
+    | {"epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 25.0},
+    "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3}
+    | {"grayscale": False, "batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5}
+    | {"reward_scale": 0.1, "v_min": 0.0, "v_max": 20.0, "target_update_frequency": 100}
+    | {"epsilon_steps": 10_000, "epsilon_end": 0.1, "beta_steps": 500_000, "random_shift": True},
 }
 
 
@@ -112,7 +120,8 @@ PRESETS = {
 
 
 class Batch(NamedTuple):
-    """B transitions; `rewards` sums up to n of them, and the return beyond is worth `gammas` times that of `next_obs`."""
+    """B transitions; `rewards` sums up to n of them, and the return beyond is
+    worth `gammas` times that of `next_obs`."""
 
     obs: Tensor  # (B, *obs_shape), float32 or uint8
     actions: Tensor  # (B, D) int64, the bin of each action dimension
@@ -127,31 +136,43 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
-    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
-    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation, then ignores an action to reset:
+    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
+    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
+    age). At 84x84 gray, 7.1 kB a transition.
     """
 
     def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
         self.num_envs, self.gamma, self.device = args.num_envs, args.gamma, device
         self.n_step = args.n_step if "n-step" in args.components else 1  # [n-step]
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
-        self.num_rows, shortest = args.buffer_size // args.num_envs, args.num_envs * (self.stack + self.n_step + 1)
-        require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
-        self.obs_shape, frame_shape = obs_space.shape, (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        self.num_rows = args.buffer_size // args.num_envs
+        shortest = args.num_envs * (self.stack + self.n_step + 1)
+        require(
+            args.buffer_size >= shortest,
+            "buffer_size",
+            args.buffer_size,
+            f"at least {shortest} for one whole window",
+        )
+        self.obs_shape = obs_space.shape
+        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * math.prod(action_space.shape) + 40
         storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
-        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)  # D = 1 if Discrete
+        # D = 1 if Discrete
+        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)
         self.rewards = np.empty(shape, np.float32)
         self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
         self.num_added = 0  # rows, ever
-        # [per] Priorities are the leaves of a binary tree, node i the sum of nodes 2i and 2i + 1. Without [per] all of them are equal.
-        self.num_leaves, self.max_priority = 2 ** math.ceil(math.log2(self.num_rows * self.num_envs)), np.ones(1)
+        # [per] Priorities are the leaves of a binary tree, node i the sum of nodes 2i and 2i + 1.
+        # Without [per] all of them are equal.
+        self.num_leaves = 2 ** math.ceil(math.log2(self.num_rows * self.num_envs))
+        self.max_priority = np.ones(1)
         self.tree, self.exponent = np.zeros(2 * self.num_leaves), 0.5 if "per" in args.components else 0.0
-        self.priorities = self.tree[self.num_leaves :][: self.num_rows * self.num_envs].reshape(shape)  # a view
+        # a view
+        self.priorities = self.tree[self.num_leaves :][: self.num_rows * self.num_envs].reshape(shape)
 
     @property
     def size(self) -> int:
@@ -159,7 +180,8 @@ class ReplayBuffer:
         return min(self.num_added, self.num_rows)
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,); `final` where the action was ignored."""
+        """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,);
+        `final` where the action was ignored."""
         row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
         begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
         self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
@@ -167,22 +189,33 @@ class ReplayBuffer:
         self.actions[row] = torch.as_tensor(actions)
         self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
         self.final[row] = final
-        # [per] A row gets the largest priority once n rows are ahead of it, and loses it with the first frame of its stack.
+        # [per] A row gets the largest priority once n rows are ahead of it, and
+        # loses it with the first frame of its stack.
         ready, head = (row - self.n_step) % self.num_rows, (row + np.arange(self.stack)) % self.num_rows
-        self.priorities[ready] = np.where(self.final[ready], 0, self.max_priority) if self.num_added >= self.n_step else 0
+        self.priorities[ready] = (
+            np.where(self.final[ready], 0, self.max_priority) if self.num_added >= self.n_step else 0
+        )
         self.priorities[head] = 0
-        self._sum_up(self.num_leaves + (np.append(ready, head)[:, None] * self.num_envs + np.arange(self.num_envs)).ravel())
+        self._sum_up(
+            self.num_leaves
+            + (np.append(ready, head)[:, None] * self.num_envs + np.arange(self.num_envs)).ravel()
+        )
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator, beta: float = 1.0) -> Batch:
-        """Of the rows that can start a window (not final, whole stack behind, n rows ahead of it written): by priority."""
+        """Of the rows that can start a window (not final, whole stack behind, n
+        rows ahead of it written): by priority."""
         # [per] P(i) = p_i / Σ p, one draw from each of B equal shares of the sum;  w_i = (P_min / P_i) ** β
-        sums, nodes = (np.arange(batch_size) + rng.random(batch_size)) * self.tree[1] / batch_size, np.ones(batch_size, int)
-        while nodes[0] < self.num_leaves:  # from the root to where the running sum of priorities passes `sums`
+        sums = (np.arange(batch_size) + rng.random(batch_size)) * self.tree[1] / batch_size
+        nodes = np.ones(batch_size, int)
+        while nodes[0] < self.num_leaves:
+            # from the root to where the running sum of priorities passes `sums`
             left = self.tree[2 * nodes]
-            goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)  # rounding must not lead to a priority of 0
+            # rounding must not lead to a priority of 0
+            goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)
             nodes, sums = 2 * nodes + goes_right, sums - left * goes_right
-        (rows, envs), weights = np.divmod(nodes - self.num_leaves, self.num_envs), (self.tree[nodes].min() / self.tree[nodes]) ** beta
+        rows, envs = np.divmod(nodes - self.num_leaves, self.num_envs)
+        weights = (self.tree[nodes].min() / self.tree[nodes]) ** beta
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
@@ -214,18 +247,25 @@ class ReplayBuffer:
             self.tree[nodes] = self.tree[2 * nodes] + self.tree[2 * nodes + 1]
 
     def _stacks(self, rows, envs) -> Tensor:
-        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
+        # (B, stack), oldest first
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
         flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        return (
+            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        )
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
         filled = {name: getattr(self, name)[: self.size] for name in columns}
-        return filled | {"num_added": np.array(self.num_added), "tree": self.tree, "max_priority": self.max_priority}
+        return filled | {
+            "num_added": np.array(self.num_added),
+            "tree": self.tree,
+            "max_priority": self.max_priority,
+        }
 
 
 # --- networks ---
@@ -237,23 +277,28 @@ class Encoder(nn.Module):
     def __init__(self, obs_shape: tuple[int, int, int], channels: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
-        first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
+        first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
+        second = nn.Conv2d(channels, 2 * channels, 4, stride=2)
         third = nn.Conv2d(2 * channels, 2 * channels, 3)
         convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
         self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution takes bytes, which are exact in bf16, too
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
+        # takes bytes, which are exact in bf16, too
         first, others = self.convolutions[0], self.convolutions[1:]
         dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
         images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride)
+        x = F.conv2d(
+            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
+        )
         return others(x)
 
 
 class NoisyLinear(nn.Linear):  # [noisy]
-    """Factorised Gaussian noise in the weights, drawn anew in each call, none in `eval` mode (Fortunato et al. 2018, section 3)."""
+    """Factorised Gaussian noise in the weights, drawn anew in each call, none in `eval` mode
+    (Fortunato et al. 2018, section 3)."""
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__(in_dim, out_dim)
@@ -263,21 +308,27 @@ class NoisyLinear(nn.Linear):  # [noisy]
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        # y = (W + Σ ⊙ ε_out ε_inᵀ) x + b + σ ⊙ ε_out,  ε = sgn(z) √|z|,  z ~ N(0, 1). Two products, W x and Σ x, are no faster.
-        noise_out, noise_in = (z.sign() * z.abs().sqrt() for z in map(torch.randn_like, (self.bias, self.weight[0])))
+        # y = (W + Σ ⊙ ε_out ε_inᵀ) x + b + σ ⊙ ε_out,  ε = sgn(z) √|z|,
+        # z ~ N(0, 1). Two products, W x and Σ x, are no faster.
+        noise_out, noise_in = (
+            z.sign() * z.abs().sqrt() for z in map(torch.randn_like, (self.bias, self.weight[0]))
+        )
         weight = torch.addcmul(self.weight, self.weight_sigma, noise_out[:, None] * noise_in)
         return F.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, noise_out))
 
 
 class QNetwork(nn.Module):
-    """Returns of every bin of every action dimension: (B, *obs_shape) to (B, D, bins, K), logits of K atoms, or Q itself with K = 1."""
+    """Returns of every bin of every action dimension: (B, *obs_shape) to (B, D, bins, K), logits
+    of K atoms, or Q itself with K = 1."""
 
     def __init__(self, args: Args, obs_shape: tuple[int, ...], num_dims: int, num_bins: int):
         super().__init__()
         if len(obs_shape) == 3:
             self.encoder = Encoder(obs_shape, args.encoder_channels)
         else:  # LayerNorm keeps the values from running away (networks.py of github.com/tseyde/decqn)
-            self.encoder = nn.Sequential(nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh())
+            self.encoder = nn.Sequential(
+                nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh()
+            )
         in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
         linear = NoisyLinear if "noisy" in args.components else nn.Linear  # [noisy]
         num_atoms = args.num_atoms if "c51" in args.components else 1  # [c51]
@@ -302,22 +353,34 @@ class QNetwork(nn.Module):
 
 
 class Agent(nn.Module):
-    """Rainbow: its networks, its optimizer, and how they act and learn. A Discrete space is one dimension whose bins are its actions."""
+    """Rainbow: its networks, its optimizer, and how they act and learn. A Discrete space is one
+    dimension whose bins are its actions."""
 
     def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
         super().__init__()
         self.args, self.device = args, device
-        self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)  # (A,) and A, or () and 1
+        # (A,) and A, or () and 1
+        self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)
         discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
-        self.bin_actions = action_space.start + np.arange(action_space.n) if discrete else np.linspace(-1, 1, args.bins, dtype=np.float32)
+        self.bin_actions = (
+            action_space.start + np.arange(action_space.n)
+            if discrete
+            else np.linspace(-1, 1, args.bins, dtype=np.float32)
+        )
         self.double, self.c51 = "double" in args.components, "c51" in args.components
-        self.edge_checks = (100, 500, 1000)  # [c51] the updates after which the support is looked at, until it is complained of once
-        self.register_buffer("atoms", torch.linspace(args.v_min, args.v_max, args.num_atoms), persistent=False)  # [c51] (K,)
+        # [c51] the updates after which the support is looked at, until it is complained of once
+        self.edge_checks = (100, 500, 1000)
+        # [c51] (K,)
+        self.register_buffer(
+            "atoms", torch.linspace(args.v_min, args.v_max, args.num_atoms), persistent=False
+        )
         sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
         self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
         self.q_target.load_state_dict(self.q_network.state_dict())
         self.to(device)
-        self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, eps=1.5e-4, fused=True)
+        self.q_optimizer = optim.Adam(
+            self.q_network.parameters(), lr=args.learning_rate, eps=1.5e-4, fused=True
+        )
         self.optimizers = {"q": self.q_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.shifts = args.random_shift and len(obs_space.shape) == 3
@@ -326,8 +389,10 @@ class Agent(nn.Module):
             self.update_critic = torch.compile(self.update_critic)
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers; deterministic without noise."""
-        bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)  # (N, D): as Q is a mean over dimensions, each chooses for itself
+        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
+        integers; deterministic without noise."""
+        # (N, D): as Q is a mean over dimensions, each chooses for itself
+        bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
@@ -349,32 +414,44 @@ class Agent(nn.Module):
 
     def project(self, probs: Tensor, rewards: Tensor, gammas: Tensor) -> Tensor:  # [c51]
         """The distribution of R + γ Z on the atoms of Z, (B, K) (Bellemare et al. 2017, equation 7)."""
-        # m_i = Σ_k p_k max(0, 1 - |clamp(R + γ z_k) - z_i| / Δz): an atom that is hit exactly takes all of p_k
-        moved = (rewards[:, None] + gammas[:, None] * self.atoms).clamp(self.args.v_min, self.args.v_max)  # (B, K)
-        distances = (moved[:, None, :] - self.atoms[:, None]).abs() / (self.atoms[1] - self.atoms[0])  # (B, i, k)
+        # m_i = Σ_k p_k max(0, 1 - |clamp(R + γ z_k) - z_i| / Δz): an
+        # atom that is hit exactly takes all of p_k
+        # (B, K)
+        moved = (rewards[:, None] + gammas[:, None] * self.atoms).clamp(self.args.v_min, self.args.v_max)
+        # (B, i, k)
+        distances = (moved[:, None, :] - self.atoms[:, None]).abs() / (self.atoms[1] - self.atoms[0])
         return ((1 - distances).clamp(min=0) * probs[:, None, :]).sum(dim=2)
 
     def random_shift(self, images: Tensor) -> Tensor:
-        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its border repeated (DrQ, section 3.1)."""
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its
+        border repeated (DrQ, section 3.1)."""
         (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
         shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
         ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
         xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
-        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        # (B, C, H * W)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)
         return images.flatten(2).gather(2, flat).view_as(images)
 
     def update(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step of the online network; now and then one of the target. Returns the temporal differences (B,) and metrics."""
+        """One step of the online network; now and then one of the target. Returns the
+        temporal differences (B,) and metrics."""
         if self.shifts:
-            batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
+            batch = batch._replace(
+                obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs)
+            )
         td_errors, metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
             self.q_target.load_state_dict(self.q_network.state_dict())  # θ̄ ← θ
-        if self.c51 and self.num_updates in self.edge_checks and metrics["losses/edge_mass"] > 0.2:  # [c51] a look waits for the device
+        # [c51] a look waits for the device
+        if self.c51 and self.num_updates in self.edge_checks and metrics["losses/edge_mass"] > 0.2:
             self.edge_checks, support = (), f"--v-min {self.args.v_min:g} to --v-max {self.args.v_max:g}"
-            where = f"{metrics['losses/edge_mass']:.0%} of the returns' probability is on the first and last atoms of {support}"
-            print(f"Warning: {where}: widen it, or lower --reward-scale {self.args.reward_scale:g}.", file=sys.stderr)
+            print(
+                f"Warning: {metrics['losses/edge_mass']:.0%} of the returns' probability is on the first "
+                f"and last atoms of {support}: widen it, or lower --reward-scale {self.args.reward_scale:g}.",
+                file=sys.stderr,
+            )
         return td_errors, metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -382,18 +459,23 @@ class Agent(nn.Module):
             next_outputs = self.q_target(batch.next_obs)  # (B, D, bins, K)
             chooser = self.q_network(batch.next_obs) if self.double else next_outputs  # [double]
             next_bins = self.expected(chooser).argmax(dim=2)  # (B, D)
-            next_outputs = next_outputs.take_along_dim(next_bins[:, :, None, None], dim=2).squeeze(2)  # (B, D, K)
+            # (B, D, K)
+            next_outputs = next_outputs.take_along_dim(next_bins[:, :, None, None], dim=2).squeeze(2)
         with self.autocast():
-            outputs = self.q_network(batch.obs).take_along_dim(batch.actions[:, :, None, None], dim=2).squeeze(2)
+            outputs = (
+                self.q_network(batch.obs).take_along_dim(batch.actions[:, :, None, None], dim=2).squeeze(2)
+            )
         rewards, gammas = self.args.reward_scale * batch.rewards, batch.gammas * (1 - batch.terminations)
-        if self.c51:  # [c51] δ = KL(m || p), m the projection of R + γᵐ (1 - d) Z̄(s', a'), p and Z̄ mixtures 1/D Σ_d
+        if self.c51:
+            # [c51] δ = KL(m || p), m the projection of R + γᵐ (1 - d) Z̄(s', a'), p and Z̄ mixtures 1/D Σ_d
             target_probs = self.project(next_outputs.softmax(dim=2).mean(dim=1), rewards, gammas)
             log_probs = outputs.log_softmax(dim=2).logsumexp(dim=1) - math.log(self.num_dims)
             td_errors = losses = F.kl_div(log_probs, target_probs, reduction="none").sum(dim=1)
             q = (log_probs.exp() * self.atoms).sum(dim=1)
             metrics = {"losses/edge_mass": target_probs[:, [0, -1]].sum(dim=1).mean()}
         else:  # δ = Q(s, a) - R - γᵐ (1 - d) Q̄(s', a'),  Q(s, a) = 1/D Σ_d Q_d(s, a_d)
-            q, target_q = outputs.squeeze(2).mean(dim=1), rewards + gammas * next_outputs.squeeze(2).mean(dim=1)
+            q = outputs.squeeze(2).mean(dim=1)
+            target_q = rewards + gammas * next_outputs.squeeze(2).mean(dim=1)
             td_errors, loss = q - target_q, F.smooth_l1_loss if self.args.loss == "huber" else F.mse_loss
             losses = loss(q, target_q, reduction="none")
             metrics = {}
@@ -402,7 +484,10 @@ class Agent(nn.Module):
         qf_loss.backward()
         nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
         self.q_optimizer.step()
-        return td_errors.detach(), metrics | {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
+        return td_errors.detach(), metrics | {
+            "losses/qf_loss": qf_loss.detach(),
+            "losses/q": q.detach().mean(),
+        }
 
 
 # --- training ---
@@ -410,12 +495,30 @@ class Agent(nn.Module):
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "target_update_frequency", "shift_pad")
-    zero, positive = ("learning_starts", "updates_per_step"), ("learning_rate", "reward_scale", "epsilon_steps", "beta_steps")
-    check_args(args, counts, zero, in_unit_interval=("gamma", "epsilon_end"), positive=positive, at_least_two=("bins", "num_atoms"))
+    counts = (
+        "buffer_size",
+        "batch_size",
+        "n_step",
+        "hidden_dim",
+        "encoder_channels",
+        "target_update_frequency",
+        "shift_pad",
+    )
+    zero = ("learning_starts", "updates_per_step")
+    positive = ("learning_rate", "reward_scale", "epsilon_steps", "beta_steps")
+    check_args(
+        args,
+        counts,
+        zero,
+        in_unit_interval=("gamma", "epsilon_end"),
+        positive=positive,
+        at_least_two=("bins", "num_atoms"),
+    )
     require(args.v_max > args.v_min, "v_max", args.v_max, f"greater than --v-min {args.v_min}")
     envs = make_vector_env(args)
-    device = start_torch(args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size))
+    device = start_torch(
+        args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)
+    )
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
@@ -429,16 +532,26 @@ def train(args: Args) -> float:
         previous_step = global_step
 
         # 1. act
-        epsilon_end, epsilon_steps = (0, 1) if "noisy" in args.components else (args.epsilon_end, args.epsilon_steps)  # [noisy]
-        epsilon = np.interp(global_step, [args.learning_starts, args.learning_starts + epsilon_steps], [1, epsilon_end])
-        # Each dimension explores for itself, about ε / D of the time (misc/utils.py of github.com/tseyde/decqn)
-        explores = rng.random((args.num_envs, agent.num_dims)) < epsilon / (epsilon + agent.num_dims * (1 - epsilon))
+        # [noisy]
+        epsilon_end, epsilon_steps = (
+            (0, 1) if "noisy" in args.components else (args.epsilon_end, args.epsilon_steps)
+        )
+        epsilon = np.interp(
+            global_step, [args.learning_starts, args.learning_starts + epsilon_steps], [1, epsilon_end]
+        )
+        # Each dimension explores for itself, about ε / D of the time
+        # (misc/utils.py of github.com/tseyde/decqn)
+        explores = rng.random((args.num_envs, agent.num_dims)) < epsilon / (
+            epsilon + agent.num_dims * (1 - epsilon)
+        )
         bins = rng.integers(0, len(agent.bin_actions), (args.num_envs, agent.num_dims))
         if not explores.all():
             bins = np.where(explores, bins, agent.q_values(obs, noisy=True).argmax(axis=2))
 
         # 2. step
-        next_obs, rewards, terminations, truncations, infos = envs.step(agent.bin_actions[bins].reshape(envs.action_space.shape))
+        next_obs, rewards, terminations, truncations, infos = envs.step(
+            agent.bin_actions[bins].reshape(envs.action_space.shape)
+        )
         global_step += int(np.sum(~autoreset))
 
         # 3. store
@@ -457,7 +570,11 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon, "charts/beta": beta})
+            run.log(
+                global_step,
+                metrics
+                | {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon, "charts/beta": beta},
+            )
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):

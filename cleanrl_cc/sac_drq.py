@@ -2,11 +2,12 @@
 
     python cleanrl_cc/sac_drq.py --env-id CarRacing-v3
 
-Papers: SAC, Haarnoja et al. 2018a, arXiv:1801.01290 and 2018b, arXiv:1812.05905 (automatic temperature); DrQ, Kostrikov et al. 2020,
-arXiv:2004.13649; DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
+Papers: SAC, Haarnoja et al. 2018a, arXiv:1801.01290 and 2018b, arXiv:1812.05905 (automatic temperature); DrQ,
+Kostrikov et al. 2020, arXiv:2004.13649; DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
 
-The ideas: an actor that maximises return plus entropy; a temperature that holds the entropy at a target; the minimum of two critics
-against overestimation; on pixels, images shifted at random, and one convolutional encoder that learns from the critic alone.
+The ideas: an actor that maximises return plus entropy; a temperature that holds the entropy at a target; the
+minimum of two critics against overestimation; on pixels, images shifted at random, and one convolutional
+encoder that learns from the critic alone.
 
 Differs from the paper:
 - One update uses one shifted view of each image (DrQ averages over two).
@@ -78,21 +79,26 @@ class Args(RunArgs):
     """largest shift in pixels"""
 
 
-# The defaults above are Haarnoja et al. 2018b, table 1; these three DrQ-v2, table 2; CarRacing's other numbers come from our own runs.
+# The defaults above are Haarnoja et al. 2018b, table 1; these three DrQ-v2, table 2;
+# CarRacing's other numbers come from our own runs.
 DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5}
 PRESETS = {
     "Ant-v[45]": {"total_timesteps": 3_000_000},  # Haarnoja et al. 2018b, figure 1
     "Humanoid-v[45]": {"total_timesteps": 10_000_000},  # Haarnoja et al. 2018b, figure 1
-    # Learning rate (there: falling) and tau from Stable-Baselines3 zoo, sac.yml, LunarLanderContinuous-v2; n_step from our own runs
+    # Learning rate (there: falling) and tau from Stable-Baselines3 zoo, sac.yml,
+    # LunarLanderContinuous-v2; n_step from our own runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 7.3e-4, "tau": 0.01, "n_step": 3},
-    "CarRacing-v3": {"total_timesteps": 100_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
-    | {"buffer_size": 100_000, "batch_size": 128, "learning_starts": 1_000, "initial_alpha": 0.1, "reward_scale": 0.05}
+    "CarRacing-v3": {"total_timesteps": 100_000, "action_repeat": 4, "patience": 50}
+    | {"checkpoint_frequency": 10_000, "buffer_size": 100_000, "batch_size": 128, "learning_starts": 1_000}
+    | {"initial_alpha": 0.1, "reward_scale": 0.05}
     | DRQ_V2
     | {"encoder_channels": 16, "learning_rate_schedule": "linear"},
-    # Images, action repeat and learning rate from DrQ-v2, table 2; batch and initial temperature from DrQ, appendix B
+    # Images, action repeat and learning rate from DrQ-v2, table 2; batch and
+    # initial temperature from DrQ, appendix B
     "dm_control/*": DRQ_V2
-    | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False, "learning_rate": 1e-4}
-    | {"buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000, "initial_alpha": 0.1},
+    | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
+    | {"learning_rate": 1e-4, "buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000}
+    | {"initial_alpha": 0.1},
 }
 
 
@@ -100,7 +106,8 @@ PRESETS = {
 
 
 class Batch(NamedTuple):
-    """B transitions; `rewards` sums up to n of them, and the return beyond is worth `gammas` times that of `next_obs`."""
+    """B transitions; `rewards` sums up to n of them, and the return beyond is
+    worth `gammas` times that of `next_obs`."""
 
     obs: Tensor  # (B, *obs_shape), float32 or uint8
     actions: Tensor  # (B, A)
@@ -113,17 +120,27 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
-    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
-    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation, then ignores an action to reset:
+    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
+    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
+    age). At 84x84 gray, 7.1 kB a transition.
     """
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
+    def __init__(
+        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
+    ):
         self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
-        self.num_rows, shortest = args.buffer_size // args.num_envs, args.num_envs * (self.stack + self.n_step + 1)
-        require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
-        self.obs_shape, frame_shape = obs_space.shape, (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        self.num_rows = args.buffer_size // args.num_envs
+        shortest = args.num_envs * (self.stack + self.n_step + 1)
+        require(
+            args.buffer_size >= shortest,
+            "buffer_size",
+            args.buffer_size,
+            f"at least {shortest} for one whole window",
+        )
+        self.obs_shape = obs_space.shape
+        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_space.shape[0] + 8
         storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
@@ -140,7 +157,8 @@ class ReplayBuffer:
         return min(self.num_added, self.num_rows)
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,); `final` where the action was ignored."""
+        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,);
+        `final` where the action was ignored."""
         row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
         begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
         self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
@@ -151,12 +169,15 @@ class ReplayBuffer:
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        """Uniform over the rows that can start a window: not final, whole stack behind, n rows ahead of it written."""
+        """Uniform over the rows that can start a window: not final, whole stack
+        behind, n rows ahead of it written."""
         oldest = self.num_added - self.size
-        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step  # [first, last)
+        # [first, last)
+        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step
         rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
         while (redraw := self.final[rows % self.num_rows, envs]).any():
-            rows[redraw], envs[redraw] = rng.integers(first, last, redraw.sum()), rng.integers(0, self.num_envs, redraw.sum())
+            rows[redraw] = rng.integers(first, last, redraw.sum())
+            envs[redraw] = rng.integers(0, self.num_envs, redraw.sum())
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
@@ -175,17 +196,22 @@ class ReplayBuffer:
         )
 
     def _stacks(self, rows, envs) -> Tensor:
-        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
+        # (B, stack), oldest first
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
         flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        return (
+            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        )
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
-        return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
+        return {name: getattr(self, name)[: self.size] for name in columns} | {
+            "num_added": np.array(self.num_added)
+        }
 
 
 # --- networks ---
@@ -197,18 +223,22 @@ class Encoder(nn.Module):
     def __init__(self, obs_shape: tuple[int, int, int], channels: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
-        first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
+        first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
+        second = nn.Conv2d(channels, 2 * channels, 4, stride=2)
         third = nn.Conv2d(2 * channels, 2 * channels, 3)
         convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
         self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution takes bytes, which are exact in bf16, too
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
+        # takes bytes, which are exact in bf16, too
         first, others = self.convolutions[0], self.convolutions[1:]
         dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
         images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride)
+        x = F.conv2d(
+            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
+        )
         return others(x)
 
 
@@ -218,7 +248,8 @@ def trunk(in_dim: int, feature_dim: int) -> nn.Module:
 
 
 class TwinLinear(nn.Module):
-    """Two linear layers side by side, (2, B, in_dim) to (2, B, out_dim), in one call: both critics cost little more than one."""
+    """Two linear layers side by side, (2, B, in_dim) to (2, B, out_dim), in one call:
+    both critics cost little more than one."""
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
@@ -227,18 +258,24 @@ class TwinLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(2, 1, out_dim).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.shape[2] == 1:  # batched matrix times vector is slow on a CPU: 6 % of an update; fp32 under autocast, too
+        if self.weight.shape[2] == 1:
+            # batched matrix times vector is slow on a CPU: 6 % of an update; fp32 under autocast, too
             return (x * self.weight.mT).sum(dim=2, keepdim=True) + self.bias
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear) -> nn.Sequential:
+def mlp(
+    in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear
+) -> nn.Sequential:
     relu = nn.ReLU(inplace=True)  # 2 % of an update
-    return nn.Sequential(linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu, last(hidden_dim, out_dim))
+    return nn.Sequential(
+        linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu, last(hidden_dim, out_dim)
+    )
 
 
 class Actor(nn.Module):
-    """A Gaussian squashed by tanh: (B, in_dim) to mean and log of the standard deviation before squashing, (B, A) each."""
+    """A Gaussian squashed by tanh: (B, in_dim) to mean and log of the standard
+    deviation before squashing, (B, A) each."""
 
     def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
         super().__init__()
@@ -269,19 +306,24 @@ class TwinCritic(nn.Module):
 class Agent(nn.Module):
     """SAC: its networks, its optimizers, and how they act and learn."""
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
+    def __init__(
+        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
+    ):
         super().__init__()
         self.args, self.device, self.pixels = args, device, obs_space.dtype == np.uint8
         action_dim = action_space.shape[0]
         self.encoder = Encoder(obs_space.shape, args.encoder_channels) if self.pixels else nn.Identity()
-        in_dim, feature_dim = (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
+        in_dim, feature_dim = (
+            (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
+        )
         self.actor = Actor(in_dim, action_dim, args.hidden_dim, feature_dim)
         self.critic = TwinCritic(in_dim, action_dim, args.hidden_dim, feature_dim)
         self.critic_target = deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(args.initial_alpha)))
         self.target_entropy = -float(action_dim) if args.target_entropy is None else args.target_entropy
         self.to(device)
-        self.target_tensors, self.online_tensors = list(self.critic_target.parameters()), list(self.critic.parameters())
+        self.target_tensors = list(self.critic_target.parameters())
+        self.online_tensors = list(self.critic.parameters())
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
         self.actor_parameters = [*self.actor.parameters(), self.log_alpha]
@@ -290,7 +332,8 @@ class Agent(nn.Module):
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.num_updates = 0
         if args.compile:
-            self.update_critic, self.update_actor = torch.compile(self.update_critic), torch.compile(self.update_actor)
+            self.update_critic = torch.compile(self.update_critic)
+            self.update_actor = torch.compile(self.update_actor)
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
@@ -302,7 +345,8 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
-        """min(Q1, Q2) of the deterministic action, (N,), in units of the environment's reward; it counts the entropy bonus too."""
+        """min(Q1, Q2) of the deterministic action, (N,), in units of the environment's
+        reward; it counts the entropy bonus too."""
         with self.autocast():
             encoding = self.encoder(torch.as_tensor(obs, device=self.device))
             q1, q2 = self.critic(encoding, torch.tanh(self.actor(encoding)[0]))
@@ -310,27 +354,33 @@ class Agent(nn.Module):
 
     @staticmethod
     def sample_actions(mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
-        """a = tanh(u), u = μ + σ ε; returns a (B, A) and log π(a) (B,) (Haarnoja et al. 2018b, appendix C)."""
+        """a = tanh(u), u = μ + σ ε; returns a (B, A) and log π(a) (B,)
+        (Haarnoja et al. 2018b, appendix C)."""
         noise = torch.randn_like(mean)
         u = mean + log_std.exp() * noise
-        # log N(u; μ, σ) = -ε²/2 - log σ - log √2π;  log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u)), which never takes log 0
+        # log N(u; μ, σ) = -ε²/2 - log σ - log √2π;
+        # log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u)), which never takes log 0
         log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
         log_jacobian = 2 * (math.log(2) - u - F.softplus(-2 * u))
         return torch.tanh(u), (log_normal - log_jacobian).sum(dim=1)
 
     def random_shift(self, images: Tensor) -> Tensor:
-        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its border repeated (DrQ, section 3.1)."""
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its
+        border repeated (DrQ, section 3.1)."""
         (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
         shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
         ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
         xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
-        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        # (B, C, H * W)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)
         return images.flatten(2).gather(2, flat).view_as(images)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of critic, actor, temperature and target."""
         if self.pixels and self.args.random_shift:
-            batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
+            batch = batch._replace(
+                obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs)
+            )
         encoding, metrics = self.update_critic(batch)
         self.num_updates += 1
         metrics |= self.update_actor(encoding)
@@ -338,13 +388,19 @@ class Agent(nn.Module):
         return metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the encoding of `obs` (B, in_dim), which the actor reads without a gradient, and metrics."""
+        """Returns the encoding of `obs` (B, in_dim), which the actor
+        reads without a gradient, and metrics."""
         # y = R + γᵐ (1 - d) (min Q̄(s', a') - α log π(a'|s')),  a' ~ π(s')
         with torch.no_grad(), self.autocast():
             next_encoding = self.encoder(batch.next_obs)
             next_actions, next_log_probs = self.sample_actions(*self.actor(next_encoding))
-            next_q = torch.min(*self.critic_target(next_encoding, next_actions)) - self.log_alpha.exp() * next_log_probs
-            target_q = self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+            next_q = (
+                torch.min(*self.critic_target(next_encoding, next_actions))
+                - self.log_alpha.exp() * next_log_probs
+            )
+            target_q = (
+                self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+            )
         with self.autocast():
             encoding = self.encoder(batch.obs)
             q1, q2 = self.critic(encoding, batch.actions)
@@ -380,11 +436,22 @@ class Agent(nn.Module):
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "encoder_channels", "feature_dim", "shift_pad")
-    zero, positive = ("learning_starts", "updates_per_step"), ("learning_rate", "initial_alpha", "reward_scale")
+    counts = (
+        "buffer_size",
+        "batch_size",
+        "n_step",
+        "hidden_dim",
+        "encoder_channels",
+        "feature_dim",
+        "shift_pad",
+    )
+    zero = ("learning_starts", "updates_per_step")
+    positive = ("learning_rate", "initial_alpha", "reward_scale")
     check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
     envs = make_vector_env(args, continuous=True)
-    device = start_torch(args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size))
+    device = start_torch(
+        args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)
+    )
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
@@ -412,7 +479,9 @@ def train(args: Args) -> float:
         obs, autoreset = next_obs, terminations | truncations
 
         # 4. update
-        remaining = 1 - previous_step / args.total_timesteps if args.learning_rate_schedule == "linear" else 1.0
+        remaining = (
+            1 - previous_step / args.total_timesteps if args.learning_rate_schedule == "linear" else 1.0
+        )
         for optimizer in agent.optimizers.values():
             optimizer.param_groups[0]["lr"] = args.learning_rate * remaining
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
@@ -424,7 +493,10 @@ def train(args: Args) -> float:
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
             learning_rate = agent.q_optimizer.param_groups[0]["lr"]
-            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/learning_rate": learning_rate})
+            run.log(
+                global_step,
+                metrics | {"charts/num_updates": agent.num_updates, "charts/learning_rate": learning_rate},
+            )
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):

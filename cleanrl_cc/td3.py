@@ -4,13 +4,15 @@
 
 Papers: TD3, Fujimoto et al. 2018, arXiv:1802.09477; from pixels DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
 
-Three ideas beyond ddpg.py, against values that are overestimated: the target is the minimum of two critics; noise on the target's
-action smooths the value around it; the actor and all targets move only at every second update of the critics.
+Three ideas beyond ddpg.py, against values that are overestimated: the target is the minimum of two
+critics; noise on the target's action smooths the value around it; the actor and all targets move only
+at every second update of the critics.
 
 Differs from the paper:
-- Networks, batch and learning rate are those of the authors' later code: two layers of 256, 256 transitions, 3e-4 (Hopper: 1e-3).
-- On pixels: random shift, one encoder that learns from the critics alone and has no target, n-step returns, falling exploration noise
-  and no delay, as in DrQ-v2. LunarLander has n-step returns, too.
+- Networks, batch and learning rate are those of the authors' later code: two layers of
+  256, 256 transitions, 3e-4 (Hopper: 1e-3).
+- On pixels: random shift, one encoder that learns from the critics alone and has no target, n-step returns,
+  falling exploration noise and no delay, as in DrQ-v2. LunarLander has n-step returns, too.
 """
 
 import math
@@ -85,23 +87,28 @@ class Args(RunArgs):
     """largest shift in pixels"""
 
 
-# The defaults above are those of the authors' code, github.com/sfujim/TD3; CarRacing's other numbers come from our own runs.
+# The defaults above are those of the authors' code, github.com/sfujim/TD3;
+# CarRacing's other numbers come from our own runs.
 MUJOCO = {"learning_starts": 25_000}  # the authors' code
-DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5, "policy_frequency": 1, "noise_clip": 0.3}  # DrQ-v2, table 2
+# DrQ-v2, table 2
+DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5, "policy_frequency": 1, "noise_clip": 0.3}
 PRESETS = {
     **{f"{name}-v[45]": MUJOCO for name in ("HalfCheetah", "Walker2d", "Ant")},
     "Hopper-v[45]": MUJOCO | {"learning_rate": 1e-3},  # the paper's, faster in our own runs
     "Humanoid-v[45]": MUJOCO | {"total_timesteps": 5_000_000},
-    # Learning rate from Stable-Baselines3 zoo, td3.yml, LunarLanderContinuous-v2; tau and n_step from our own runs
+    # Learning rate from Stable-Baselines3 zoo, td3.yml,
+    # LunarLanderContinuous-v2; tau and n_step from our own runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 1e-3, "tau": 0.01, "n_step": 3},
     "CarRacing-v3": DRQ_V2
-    | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000, "encoder_channels": 16}
-    | {"buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000, "reward_scale": 0.05}
-    | {"exploration_noise": 0.5, "final_exploration_noise": 0.1, "exploration_steps": 50_000},
-    # Images, action repeat and learning rate from DrQ-v2, table 2; the noise falls between its schedules for easy and medium tasks
+    | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
+    | {"encoder_channels": 16, "buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000}
+    | {"reward_scale": 0.05, "exploration_noise": 0.5, "final_exploration_noise": 0.1}
+    | {"exploration_steps": 50_000},
+    # Images, action repeat and learning rate from DrQ-v2, table 2; the noise falls between
+    # its schedules for easy and medium tasks
     "dm_control/*": DRQ_V2
-    | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False, "learning_rate": 1e-4}
-    | {"buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000}
+    | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
+    | {"learning_rate": 1e-4, "buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000}
     | {"exploration_noise": 1.0, "final_exploration_noise": 0.1, "exploration_steps": 250_000},
 }
 
@@ -110,7 +117,8 @@ PRESETS = {
 
 
 class Batch(NamedTuple):
-    """B transitions; `rewards` sums up to n of them, and the return beyond is worth `gammas` times that of `next_obs`."""
+    """B transitions; `rewards` sums up to n of them, and the return beyond is
+    worth `gammas` times that of `next_obs`."""
 
     obs: Tensor  # (B, *obs_shape), float32 or uint8
     actions: Tensor  # (B, A)
@@ -123,17 +131,27 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset: that row is marked `final` and is
-    never a start. Of stacked images only the newest frame is kept, and the row's age in its episode says how far a stack reaches
-    back: frame j of it is row t - min(j, age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation, then ignores an action to reset:
+    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
+    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
+    age). At 84x84 gray, 7.1 kB a transition.
     """
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
+    def __init__(
+        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
+    ):
         self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
-        self.num_rows, shortest = args.buffer_size // args.num_envs, args.num_envs * (self.stack + self.n_step + 1)
-        require(args.buffer_size >= shortest, "buffer_size", args.buffer_size, f"at least {shortest} for one whole window")
-        self.obs_shape, frame_shape = obs_space.shape, (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        self.num_rows = args.buffer_size // args.num_envs
+        shortest = args.num_envs * (self.stack + self.n_step + 1)
+        require(
+            args.buffer_size >= shortest,
+            "buffer_size",
+            args.buffer_size,
+            f"at least {shortest} for one whole window",
+        )
+        self.obs_shape = obs_space.shape
+        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_space.shape[0] + 8
         storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
@@ -150,7 +168,8 @@ class ReplayBuffer:
         return min(self.num_added, self.num_rows)
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,); `final` where the action was ignored."""
+        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,);
+        `final` where the action was ignored."""
         row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
         begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
         self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
@@ -161,12 +180,15 @@ class ReplayBuffer:
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        """Uniform over the rows that can start a window: not final, whole stack behind, n rows ahead of it written."""
+        """Uniform over the rows that can start a window: not final, whole stack
+        behind, n rows ahead of it written."""
         oldest = self.num_added - self.size
-        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step  # [first, last)
+        # [first, last)
+        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step
         rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
         while (redraw := self.final[rows % self.num_rows, envs]).any():
-            rows[redraw], envs[redraw] = rng.integers(first, last, redraw.sum()), rng.integers(0, self.num_envs, redraw.sum())
+            rows[redraw] = rng.integers(first, last, redraw.sum())
+            envs[redraw] = rng.integers(0, self.num_envs, redraw.sum())
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
@@ -185,17 +207,22 @@ class ReplayBuffer:
         )
 
     def _stacks(self, rows, envs) -> Tensor:
-        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])  # (B, stack), oldest first
+        # (B, stack), oldest first
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
         flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        return column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        return (
+            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        )
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
-        return {name: getattr(self, name)[: self.size] for name in columns} | {"num_added": np.array(self.num_added)}
+        return {name: getattr(self, name)[: self.size] for name in columns} | {
+            "num_added": np.array(self.num_added)
+        }
 
 
 # --- networks ---
@@ -207,18 +234,22 @@ class Encoder(nn.Module):
     def __init__(self, obs_shape: tuple[int, int, int], channels: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
-        first, second = nn.Conv2d(obs_shape[0], channels, 8, stride=4), nn.Conv2d(channels, 2 * channels, 4, stride=2)
+        first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
+        second = nn.Conv2d(channels, 2 * channels, 4, stride=2)
         third = nn.Conv2d(2 * channels, 2 * channels, 3)
         convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
         self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution takes bytes, which are exact in bf16, too
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
+        # takes bytes, which are exact in bf16, too
         first, others = self.convolutions[0], self.convolutions[1:]
         dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
         images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride)
+        x = F.conv2d(
+            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
+        )
         return others(x)
 
 
@@ -228,8 +259,8 @@ def trunk(in_dim: int, feature_dim: int) -> nn.Module:
 
 
 class TwinLinear(nn.Module):
-    """Two linear layers side by side, in one call: both critics cost little more than one. (2, B, in_dim) to (2, B, out_dim), or the
-    first layer alone: (1, B, in_dim) to (1, B, out_dim)."""
+    """Two linear layers side by side, in one call: both critics cost little more than one. (2, B, in_dim) to
+    (2, B, out_dim), or the first layer alone: (1, B, in_dim) to (1, B, out_dim)."""
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
@@ -239,14 +270,19 @@ class TwinLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = (self.weight, self.bias) if len(x) == 2 else (self.weight[:1], self.bias[:1])
-        if weight.shape[2] == 1:  # batched matrix times vector is slow on a CPU: 6 % of an update; fp32 under autocast, too
+        if weight.shape[2] == 1:
+            # batched matrix times vector is slow on a CPU: 6 % of an update; fp32 under autocast, too
             return (x * weight.mT).sum(dim=2, keepdim=True) + bias
         return torch.baddbmm(bias, x, weight)
 
 
-def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear) -> nn.Sequential:
+def mlp(
+    in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear
+) -> nn.Sequential:
     relu = nn.ReLU(inplace=True)  # 2 % of an update
-    return nn.Sequential(linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu, last(hidden_dim, out_dim))
+    return nn.Sequential(
+        linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu, last(hidden_dim, out_dim)
+    )
 
 
 class Actor(nn.Module):
@@ -262,7 +298,8 @@ class Actor(nn.Module):
 
 
 class TwinCritic(nn.Module):
-    """Two Q-functions: encoding (B, in_dim) and actions (B, A) to [q1, q2], or only [q1] if `num` is 1; (B,) each."""
+    """Two Q-functions: encoding (B, in_dim) and actions (B, A) to [q1, q2], or
+    only [q1] if `num` is 1; (B,) each."""
 
     def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
         super().__init__()
@@ -280,18 +317,27 @@ class TwinCritic(nn.Module):
 class Agent(nn.Module):
     """TD3: its networks, its optimizers, and how they act and learn."""
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device):
+    def __init__(
+        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
+    ):
         super().__init__()
         self.args, self.device, self.pixels = args, device, obs_space.dtype == np.uint8
         action_dim = action_space.shape[0]
         self.encoder = Encoder(obs_space.shape, args.encoder_channels) if self.pixels else nn.Identity()
-        in_dim, feature_dim = (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
+        in_dim, feature_dim = (
+            (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
+        )
         self.actor = Actor(in_dim, action_dim, args.hidden_dim, feature_dim)
         self.critic = TwinCritic(in_dim, action_dim, args.hidden_dim, feature_dim)
-        self.actor_target, self.critic_target = (deepcopy(network).requires_grad_(False) for network in (self.actor, self.critic))
+        self.actor_target, self.critic_target = (
+            deepcopy(network).requires_grad_(False) for network in (self.actor, self.critic)
+        )
         self.to(device)
-        networks = (self.actor_target, self.critic_target), (self.actor, self.critic)  # listed once, not at every update
-        self.target_tensors, self.online_tensors = ([tensor for network in pair for tensor in network.parameters()] for pair in networks)
+        # listed once, not at every update
+        networks = (self.actor_target, self.critic_target), (self.actor, self.critic)
+        self.target_tensors, self.online_tensors = (
+            [tensor for network in pair for tensor in network.parameters()] for pair in networks
+        )
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
         self.actor_parameters = list(self.actor.parameters())
@@ -301,11 +347,13 @@ class Agent(nn.Module):
         self.exploration_noise = args.exploration_noise
         self.num_updates = 0
         if args.compile:
-            self.update_critic, self.update_actor = torch.compile(self.update_critic), torch.compile(self.update_actor)
+            self.update_critic = torch.compile(self.update_critic)
+            self.update_actor = torch.compile(self.update_actor)
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): the policy's own, or with noise of its own for each environment."""
+        """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): the policy's own, or with
+        noise of its own for each environment."""
         with self.autocast():
             actions = self.actor(self.encoder(torch.as_tensor(obs, device=self.device)))
         if not deterministic:
@@ -321,18 +369,22 @@ class Agent(nn.Module):
         return (torch.min(q1, q2) / self.args.reward_scale).cpu().numpy()
 
     def random_shift(self, images: Tensor) -> Tensor:
-        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its border repeated (DrQ, section 3.1)."""
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its
+        border repeated (DrQ, section 3.1)."""
         (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
         shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
         ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
         xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
-        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        # (B, C, H * W)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)
         return images.flatten(2).gather(2, flat).view_as(images)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the critic, and at every `policy_frequency`-th one of actor and targets."""
         if self.pixels and self.args.random_shift:
-            batch = batch._replace(obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs))
+            batch = batch._replace(
+                obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs)
+            )
         encoding, metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.policy_frequency == 0:
@@ -341,14 +393,20 @@ class Agent(nn.Module):
         return metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the encoding of `obs` (B, in_dim), which the actor reads without a gradient, and metrics."""
-        # y = R + γᵐ (1 - d) min Q̄(s', ã),  ã = clip(π̄(s') + clip(ε, -c, c), -1, 1),  ε ~ N(0, σ)  (Fujimoto et al. 2018, algorithm 1)
+        """Returns the encoding of `obs` (B, in_dim), which the actor
+        reads without a gradient, and metrics."""
+        # y = R + γᵐ (1 - d) min Q̄(s', ã),  ã = clip(π̄(s') + clip(ε, -c, c), -1, 1),  ε ~ N(0, σ)
+        # (Fujimoto et al. 2018, algorithm 1)
         with torch.no_grad(), self.autocast():
             next_encoding = self.encoder(batch.next_obs)
             next_actions = self.actor_target(next_encoding)
-            noise = (self.args.policy_noise * torch.randn_like(next_actions)).clamp(-self.args.noise_clip, self.args.noise_clip)
+            noise = (self.args.policy_noise * torch.randn_like(next_actions)).clamp(
+                -self.args.noise_clip, self.args.noise_clip
+            )
             next_q = torch.min(*self.critic_target(next_encoding, (next_actions + noise).clamp(-1, 1)))
-            target_q = self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+            target_q = (
+                self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+            )
         with self.autocast():
             encoding = self.encoder(batch.obs)
             q1, q2 = self.critic(encoding, batch.actions)
@@ -379,16 +437,30 @@ class Agent(nn.Module):
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("buffer_size", "batch_size", "n_step", "hidden_dim", "policy_frequency", "encoder_channels", "feature_dim", "shift_pad")
+    counts = (
+        "buffer_size",
+        "batch_size",
+        "n_step",
+        "hidden_dim",
+        "policy_frequency",
+        "encoder_channels",
+        "feature_dim",
+        "shift_pad",
+    )
     noises = ("policy_noise", "noise_clip", "exploration_noise", "final_exploration_noise")
-    zero, positive = ("learning_starts", "updates_per_step", *noises), ("learning_rate", "reward_scale", "exploration_steps")
+    zero = ("learning_starts", "updates_per_step", *noises)
+    positive = ("learning_rate", "reward_scale", "exploration_steps")
     check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
     envs = make_vector_env(args, continuous=True)
-    device = start_torch(args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size))
+    device = start_torch(
+        args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)
+    )
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
-    final_noise = args.exploration_noise if args.final_exploration_noise is None else args.final_exploration_noise
+    final_noise = (
+        args.exploration_noise if args.final_exploration_noise is None else args.final_exploration_noise
+    )
     run = Run(args)
     if run.checkpoint:
         global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
@@ -399,7 +471,9 @@ def train(args: Args) -> float:
         previous_step = global_step
 
         # 1. act
-        agent.exploration_noise = np.interp(global_step, [0, args.exploration_steps], [args.exploration_noise, final_noise])
+        agent.exploration_noise = np.interp(
+            global_step, [0, args.exploration_steps], [args.exploration_noise, final_noise]
+        )
         if global_step < args.learning_starts:
             actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
         else:
@@ -422,7 +496,14 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/exploration_noise": agent.exploration_noise})
+            run.log(
+                global_step,
+                metrics
+                | {
+                    "charts/num_updates": agent.num_updates,
+                    "charts/exploration_noise": agent.exploration_noise,
+                },
+            )
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):

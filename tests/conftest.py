@@ -13,19 +13,24 @@ torch.set_num_threads(1)  # pytest -n already keeps every core busy
 
 
 class Counting(gym.Env):
-    """Observations tell the episode (a 16-bit tag) and the step, as two floats or in the first pixels of a 4x4 image.
+    """Observations tell the episode (a 16-bit tag) and the step, as two floats
+    or in the first pixels of a 4x4 image.
 
     Tags, lengths (1 to 9), the kind of end and rewards are random, and repeat with the seed.
     """
 
     def __init__(self, images: bool, render_mode=None):
         self.images = images
-        self.observation_space = Box(0, 255, (4, 4), np.uint8) if images else Box(-np.inf, np.inf, (2,), np.float32)
+        self.observation_space = (
+            Box(0, 255, (4, 4), np.uint8) if images else Box(-np.inf, np.inf, (2,), np.float32)
+        )
         self.action_space = Box(-1, 1, (2,), np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.tag, self.length, self.count = int(self.np_random.integers(2**16)), int(self.np_random.integers(1, 10)), 0
+        self.tag = int(self.np_random.integers(2**16))
+        self.length = int(self.np_random.integers(1, 10))
+        self.count = 0
         return self.observe(), {}
 
     def step(self, action):

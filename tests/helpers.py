@@ -1,4 +1,5 @@
-"""What the tests of whole runs share: tiny runs of every script, here or in a process of their own, and comparisons bit for bit."""
+"""What the tests of whole runs share: tiny runs of every script, here or in a process of
+their own, and comparisons bit for bit."""
 
 import importlib
 import importlib.util
@@ -20,10 +21,12 @@ from gymnasium.envs.classic_control import PendulumEnv
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.common.tables import read_csv
 
-SCRIPTS = ["sac_drq", "td3", "ddpg", "ppo_continuous", "dqn_atari_style", "rainbow"]  # a new script is tested by adding its name
+# a new script is tested by adding its name
+SCRIPTS = ["sac_drq", "td3", "ddpg", "ppo_continuous", "dqn_atari_style", "rainbow"]
 ROOT = Path(__file__).parents[1]
 
-# A run of seconds. Each script takes the fields that it has. Pendulum-v1 truncates each episode after 200 steps, never earlier.
+# A run of seconds. Each script takes the fields that it has. Pendulum-v1 truncates each
+# episode after 200 steps, never earlier.
 TINY = {
     "env_id": "Pendulum-v1",
     "total_timesteps": 300,
@@ -87,7 +90,9 @@ def flags(changes: dict) -> list[str]:
 
 def command_line(script: str, folder: Path, **changes) -> list[str]:
     """Arguments of a tiny run into `folder`."""
-    chosen = {name: value for name, value in (TINY | changes).items() if name not in TINY or script in having(name)}
+    chosen = {
+        name: value for name, value in (TINY | changes).items() if name not in TINY or script in having(name)
+    }
     return flags({"runs_dir": folder.parent, "run_name": folder.name} | chosen)
 
 
@@ -106,7 +111,9 @@ def resume(script: str, path: Path, **changes) -> float:
     return load_script(script).train(parse(script, flags({"resume": path} | changes)))
 
 
-def start(script: str, words: list[str], python_path: str = f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **options) -> subprocess.Popen:
+def start(
+    script: str, words: list[str], python_path: str = f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **options
+) -> subprocess.Popen:
     """The real command, in a session of its own; its stderr is kept as text."""
     environment = os.environ | {"PYTHONPATH": str(python_path)}
     command = [sys.executable, ROOT / "cleanrl_cc" / f"{script}.py", *words]
@@ -114,7 +121,9 @@ def start(script: str, words: list[str], python_path: str = f"{ROOT}{os.pathsep}
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes | options)
 
 
-def stop(process: subprocess.Popen, number: signal.Signals, file: Path, whole_group: bool = False) -> tuple[int, str]:
+def stop(
+    process: subprocess.Popen, number: signal.Signals, file: Path, whole_group: bool = False
+) -> tuple[int, str]:
     """Sends a signal once `file` exists; returns exit code and stderr."""
     while not file.exists():
         assert process.poll() is None, process.communicate()
@@ -178,7 +187,8 @@ def replay(folder: Path) -> dict[str, np.ndarray]:
 
 
 def assert_same_training(a: Path, b: Path):
-    """Weights, optimizers, random generators, environments, counts, metrics and replay are equal in two run folders."""
+    """Weights, optimizers, random generators, environments, counts, metrics and
+    replay are equal in two run folders."""
     for key in ("agent", "optimizers", "random", "envs", "num_updates", "metrics", "replay", "global_step"):
         assert_same(checkpoint(a)[key], checkpoint(b)[key], key)
     assert_same(replay(a), replay(b), "replay arrays")
@@ -190,12 +200,18 @@ def assert_same_runs(a: Path, b: Path):
     states = []
     for folder in (a, b):
         state = checkpoint(folder)
-        state["args"] = {key: value for key, value in state["args"].items() if key not in ("runs_dir", "run_name", "resume")}
+        state["args"] = {
+            key: value
+            for key, value in state["args"].items()
+            if key not in ("runs_dir", "run_name", "resume")
+        }
         states.append({key: value for key, value in state.items() if key not in ("seconds", "tracker_id")})
     assert_same(*states, "last.pt")
     assert_same(load_checkpoint(a / "best.pt")["agent"], load_checkpoint(b / "best.pt")["agent"], "best.pt")
     for name in ("progress.csv", "evaluations.csv"):
-        rows = [[row | {"seconds": "", "charts/sps": ""} for row in read_csv(folder / name)] for folder in (a, b)]
+        rows = [
+            [row | {"seconds": "", "charts/sps": ""} for row in read_csv(folder / name)] for folder in (a, b)
+        ]
         assert_same(*rows, name)
 
 
@@ -240,6 +256,10 @@ class Undrawable(PendulumEnv):
 DICT = gym.spaces.Dict({"steering": gym.spaces.Box(-1, 1), "gear": gym.spaces.Discrete(5)})
 gym.register("BrokenReward-v0", BrokenReward, max_episode_steps=200)
 gym.register("DictActions-v0", OddActions, kwargs={"action_space": DICT})
-gym.register("TupleActions-v0", OddActions, kwargs={"action_space": gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Discrete(3)])})
+gym.register(
+    "TupleActions-v0",
+    OddActions,
+    kwargs={"action_space": gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Discrete(3)])},
+)
 gym.register("Undrawable-v0", Undrawable, max_episode_steps=200)
 gym.register("OwnPendulum-v0", PendulumEnv, max_episode_steps=200)

@@ -1,4 +1,5 @@
-"""A wrong input ends in one clear sentence and a non-zero exit code, leaves no run folder behind and loses nothing on disk."""
+"""A wrong input ends in one clear sentence and a non-zero exit code, leaves no run
+folder behind and loses nothing on disk."""
 
 import math
 import pickle
@@ -8,7 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, SCRIPTS, checkpoint, command_line, contents, flags, having, input_error, parse, resume, start, train
+from helpers import (
+    ROOT,
+    SCRIPTS,
+    checkpoint,
+    command_line,
+    contents,
+    flags,
+    having,
+    input_error,
+    parse,
+    resume,
+    start,
+    train,
+)
 
 from cleanrl_cc.common.machine import free_memory
 
@@ -21,8 +35,14 @@ WRONG = {
     "Tuple actions": ({"env_id": "TupleActions-v0"}, ["TupleActions-v0", "Tuple action space"]),
     "state of CarRacing": ({"env_id": "CarRacing-v3", "obs": "state"}, ["CarRacing-v3", "--obs pixels"]),
     "five actions of Pendulum": ({"action_set": "five"}, ["--action-set"]),
-    "videos of what cannot be drawn": ({"env_id": "Undrawable-v0", "capture_video": True}, ["Undrawable-v0", "drawn"]),
-    "pixels of what cannot be drawn": ({"env_id": "Undrawable-v0", "obs": "pixels"}, ["Undrawable-v0", "drawn"]),
+    "videos of what cannot be drawn": (
+        {"env_id": "Undrawable-v0", "capture_video": True},
+        ["Undrawable-v0", "drawn"],
+    ),
+    "pixels of what cannot be drawn": (
+        {"env_id": "Undrawable-v0", "obs": "pixels"},
+        ["Undrawable-v0", "drawn"],
+    ),
     "no steps": ({"total_timesteps": 0}, ["--total-timesteps", "at least 1", "0"]),
     "no environments": ({"num_envs": 0}, ["--num-envs", "at least 1"]),
     "no action repeat": ({"action_repeat": 0}, ["--action-repeat"]),
@@ -48,7 +68,10 @@ WRONG = {
     "reward scale of 0": ({"reward_scale": 0.0}, ["--reward-scale"]),
     "rollout of no steps": ({"num_steps": 0}, ["--num-steps", "at least 1"]),
     "no epochs": ({"num_epochs": 0}, ["--num-epochs", "at least 1"]),
-    "minibatches too small to normalise": ({"num_steps": 8, "num_minibatches": 3}, ["--num-minibatches", "at most 2"]),
+    "minibatches too small to normalise": (
+        {"num_steps": 8, "num_minibatches": 3},
+        ["--num-minibatches", "at most 2"],
+    ),
     "lambda above 1": ({"gae_lambda": 1.5}, ["--gae-lambda", "between 0 and 1"]),
     "clipping everything": ({"clip_coef": 0.0}, ["--clip-coef", "positive"]),
     "values that may not move": ({"clip_value": 0.0}, ["--clip-value", "positive"]),
@@ -67,7 +90,10 @@ WRONG = {
     "a support without end": ({"v_max": math.inf}, ["--v-max", "finite"]),
     "a seed too large for NumPy": ({"seed": 2**32}, ["--seed", "4294967296"]),
     "a stack too high": ({"env_id": "CarRacing-v3", "frame_stack": 300}, ["--frame-stack", "300", "255"]),
-    "no updates between targets": ({"target_update_frequency": 0}, ["--target-update-frequency", "at least 1"]),
+    "no updates between targets": (
+        {"target_update_frequency": 0},
+        ["--target-update-frequency", "at least 1"],
+    ),
     "more than all actions random": ({"epsilon_end": 1.5}, ["--epsilon-end", "between 0 and 1"]),
     "random actions that take no steps": ({"epsilon_steps": 0}, ["--epsilon-steps", "positive"]),
     "one atom": ({"num_atoms": 1}, ["--num-atoms", "at least 2"]),
@@ -82,12 +108,16 @@ WRONG = {
 }
 DISCRETE = {
     "discrete actions": ({"env_id": "CartPole-v1"}, ["CartPole-v1", "discrete", "dqn_atari_style"]),
-    "five actions": ({"env_id": "CarRacing-v3", "action_set": "five"}, ["CarRacing-v3", "discrete", "dqn_atari_style"]),
+    "five actions": (
+        {"env_id": "CarRacing-v3", "action_set": "five"},
+        ["CarRacing-v3", "discrete", "dqn_atari_style"],
+    ),
 }
 WRONG_OF = {
     "sac_drq": DISCRETE,
     "td3": DISCRETE,
-    "ddpg": DISCRETE | {"batch of one to normalise": ({"batch_norm": True, "batch_size": 1}, ["--batch-size", "at least 2"])},
+    "ddpg": DISCRETE
+    | {"batch of one to normalise": ({"batch_norm": True, "batch_size": 1}, ["--batch-size", "at least 2"])},
     "ppo_continuous": DISCRETE,
 }
 CASES = [
@@ -122,10 +152,14 @@ def test_an_unknown_component_is_named(component, tmp_path, capsys):
     assert "--components" in capsys.readouterr().err
 
 
-# Of Pendulum: observation, action, reward, flags and age; what an update of PPO holds of a step, and its shuffled copy.
+# Of Pendulum: observation, action, reward, flags and age; what an update of PPO
+# holds of a step, and its shuffled copy.
 @pytest.mark.parametrize(
     ("script", "name", "row_bytes"),
-    [("sac_drq", "buffer_size", 4 * 3 + 4 * 1 + 8), ("ppo_continuous", "num_steps", 2 * (4 * 3 + 4 * 1 + 15))],
+    [
+        ("sac_drq", "buffer_size", 4 * 3 + 4 * 1 + 8),
+        ("ppo_continuous", "num_steps", 2 * (4 * 3 + 4 * 1 + 15)),
+    ],
 )
 def test_the_largest_buffer_named_fits(script, name, row_bytes, tmp_path):
     message = input_error(train, script, tmp_path / "runs" / "run", **{name: 10**13})
@@ -198,7 +232,9 @@ def replay_of_objects(folder: Path):
 
 
 def without(*keys):
-    return lambda folder: torch.save({k: v for k, v in checkpoint(folder).items() if k not in keys}, folder / "last.pt")
+    return lambda folder: torch.save(
+        {k: v for k, v in checkpoint(folder).items() if k not in keys}, folder / "last.pt"
+    )
 
 
 def with_args(**changes):
@@ -245,7 +281,10 @@ DAMAGES = {
     "no random generators": (without("random"), "random"),
     "no best return": (without("best_return"), "best_return"),
     "no environments": (lambda folder: rewrite(folder, envs=[]), "cannot be resumed"),
-    "number of updates that is none": (lambda folder: rewrite(folder, num_updates="many"), "cannot be resumed"),
+    "number of updates that is none": (
+        lambda folder: rewrite(folder, num_updates="many"),
+        "cannot be resumed",
+    ),
 }
 SHORTER = {"buffer_size": {"buffer_size": 60}, "num_steps": {"num_steps": 10, "num_minibatches": 1}}
 REPLAY_DAMAGES = {
@@ -253,11 +292,16 @@ REPLAY_DAMAGES = {
     "truncated replay": (truncated_replay, "cannot be resumed"),
     "replay that runs code": (replay_of_objects, "cannot be resumed"),
     "replay of another length": (with_changed(SHORTER), "cannot be resumed"),
-    "negative count": (with_changed({"batch_size": {"batch_size": -1}, "num_epochs": {"num_epochs": -1}}), "at least 1"),
+    "negative count": (
+        with_changed({"batch_size": {"batch_size": -1}, "num_epochs": {"num_epochs": -1}}),
+        "at least 1",
+    ),
 }
 
 
-@pytest.mark.parametrize("damage, word", [pytest.param(*case, id=name) for name, case in (DAMAGES | REPLAY_DAMAGES).items()])
+@pytest.mark.parametrize(
+    "damage, word", [pytest.param(*case, id=name) for name, case in (DAMAGES | REPLAY_DAMAGES).items()]
+)
 def test_a_checkpoint_that_cannot_be_resumed(damage, word, run):
     script, folder = run
     damage(folder)
@@ -280,7 +324,14 @@ def test_a_policy_without_its_training_is_not_resumed(run):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"seed": 2}, {"env_id": "Hopper-v5"}, {"total_timesteps": 79}, {"learning_rate": 0.1}, {"run_name": "new"}]
+    "changes",
+    [
+        {"seed": 2},
+        {"env_id": "Hopper-v5"},
+        {"total_timesteps": 79},
+        {"learning_rate": 0.1},
+        {"run_name": "new"},
+    ],
 )
 def test_a_resumed_run_cannot_change(changes, run):
     script, folder = run

@@ -12,12 +12,15 @@ from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.evaluate import load_agent
 
-ZOO = sorted(path for script in ("dqn_atari_style", "rainbow") for path in (ROOT / "zoo").glob(f"{script}-*.pt"))
+ZOO = sorted(
+    path for script in ("dqn_atari_style", "rainbow") for path in (ROOT / "zoo").glob(f"{script}-*.pt")
+)
 
 
 def compare(agent, obs: np.ndarray) -> tuple[int, float, float]:
-    """Dimensions whose best bins tie in bf16; the share of dimensions where bf16 and fp32 choose alike, of all and of the clear ones,
-    whose two best bins differ by more than a thousandth of the value: bf16 holds three digits, and the hidden layers stay in it."""
+    """Dimensions whose best bins tie in bf16; the share of dimensions where bf16 and fp32 choose alike, of
+    all and of the clear ones, whose two best bins differ by more than a thousandth of the value: bf16 holds
+    three digits, and the hidden layers stay in it."""
     chosen = []
     for enabled in (True, False):
         agent.autocast = lambda enabled=enabled: torch.autocast("cpu", torch.bfloat16, enabled=enabled)
@@ -31,7 +34,9 @@ def compare(agent, obs: np.ndarray) -> tuple[int, float, float]:
 
 @pytest.mark.parametrize("components", [(), ("dueling",), ("dueling", "c51")], ids=str)
 @pytest.mark.parametrize("script", ["dqn_atari_style", "rainbow"])
-@pytest.mark.parametrize("obs_space", [Box(0, 255, (4, 84, 84), np.uint8), Box(-1, 1, (17,))], ids=["pixels", "state"])
+@pytest.mark.parametrize(
+    "obs_space", [Box(0, 255, (4, 84, 84), np.uint8), Box(-1, 1, (17,))], ids=["pixels", "state"]
+)
 def test_best_actions_do_not_tie_on_random_states(obs_space, script, components):
     if script == "dqn_atari_style" and components:
         pytest.skip("it has no components")
@@ -39,8 +44,13 @@ def test_best_actions_do_not_tie_on_random_states(obs_space, script, components)
     module, fields = load_script(script), {"components": components} if script == "rainbow" else {}
     args = module.Args(precision="bf16", encoder_channels=16, hidden_dim=64, **fields)
     for action_space in (Discrete(5), Box(-1, 1, (6,))):
-        agent, rng = module.Agent(args, obs_space, action_space, torch.device("cpu")), np.random.default_rng(0)
-        obs = rng.integers(0, 256, (100, 4, 84, 84), dtype=np.uint8) if len(obs_space.shape) == 3 else rng.normal(size=(500, 17))
+        agent = module.Agent(args, obs_space, action_space, torch.device("cpu"))
+        rng = np.random.default_rng(0)
+        obs = (
+            rng.integers(0, 256, (100, 4, 84, 84), dtype=np.uint8)
+            if len(obs_space.shape) == 3
+            else rng.normal(size=(500, 17))
+        )
         ties, *_ = compare(agent, obs if obs.dtype == np.uint8 else obs.astype(np.float32))
         assert ties == 0
 

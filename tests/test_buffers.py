@@ -1,7 +1,7 @@
 """Whatever a replay buffer returns must be what a slow list of episodes says.
 
-`Counting` environments tell episode and step in every observation, so a stack or window that reaches into another episode, another
-environment, or over the write head of the ring shows.
+`Counting` environments tell episode and step in every observation, so a stack or window that reaches into
+another episode, another environment, or over the write head of the ring shows.
 """
 
 import importlib
@@ -31,13 +31,32 @@ def script(request):
 
 
 class Recorder:
-    """Random play of a vector of counting environments, stored in a buffer as `train` does, and in plain lists."""
+    """Random play of a vector of counting environments, stored in a buffer
+    as `train` does, and in plain lists."""
 
-    def __init__(self, script, env_id="CountingImages-v0", num_envs=1, frame_stack=1, n_step=1, buffer_size=60, grayscale=True, **more):
-        fields = more | {"num_envs": num_envs, "frame_stack": frame_stack, "n_step": n_step, "buffer_size": buffer_size, "gamma": GAMMA}
+    def __init__(
+        self,
+        script,
+        env_id="CountingImages-v0",
+        num_envs=1,
+        frame_stack=1,
+        n_step=1,
+        buffer_size=60,
+        grayscale=True,
+        **more,
+    ):
+        fields = more | {
+            "num_envs": num_envs,
+            "frame_stack": frame_stack,
+            "n_step": n_step,
+            "buffer_size": buffer_size,
+            "gamma": GAMMA,
+        }
         make = partial(make_env, env_id, frame_stack=frame_stack, image_size=4, grayscale=grayscale)
         self.envs = gym.vector.SyncVectorEnv([partial(make, seed=(7, index)) for index in range(num_envs)])
-        self.buffer = script.ReplayBuffer(script.Args(**fields), self.envs.single_observation_space, self.envs.single_action_space, CPU)
+        self.buffer = script.ReplayBuffer(
+            script.Args(**fields), self.envs.single_observation_space, self.envs.single_action_space, CPU
+        )
         self.rng = np.random.default_rng(0)
         self.stack, self.n_step, self.row = frame_stack if "Images" in env_id else 1, n_step, 0
         self.obs, self.autoreset = self.envs.reset()[0], np.zeros(num_envs, bool)
@@ -52,7 +71,8 @@ class Recorder:
 
     def play(self, num_rows: int):
         for _ in range(num_rows):
-            actions = self.rng.uniform(-100, 100, self.envs.action_space.shape)  # nobody looks at them: as what the buffer keeps
+            # nobody looks at them: as what the buffer keeps
+            actions = self.rng.uniform(-100, 100, self.envs.action_space.shape)
             actions = actions.astype(str(self.buffer.actions.dtype).removeprefix("torch."))
             next_obs, rewards, terminations, truncations, _ = self.envs.step(actions)
             self.buffer.add(self.obs, actions, rewards, terminations, truncations, final=self.autoreset)
@@ -78,10 +98,15 @@ class Recorder:
         return [[tag, max(0, step - back)] for back in reversed(range(self.stack))]
 
     def valid_starts(self) -> set:
-        """Steps taken (so no final observations) with the whole stack before and n rows after them in the ring."""
+        """Steps taken (so no final observations) with the whole stack
+        before and n rows after them in the ring."""
         oldest = max(0, self.row - self.buffer.num_rows)
         first, last = oldest + (self.stack - 1 if oldest else 0), self.row - self.n_step
-        starts = ((tag, step, e["first_row"] + step) for tag, e in self.episodes.items() for step in range(len(e["actions"])))
+        starts = (
+            (tag, step, e["first_row"] + step)
+            for tag, e in self.episodes.items()
+            for step in range(len(e["actions"]))
+        )
         return {(tag, step) for tag, step, row in starts if first <= row < last}
 
     def check(self, batch):
@@ -95,7 +120,9 @@ class Recorder:
             beyond = step + len(rewards)
             ended = beyond == len(episode["actions"]) and episode["terminated"]
             assert np.array_equal(batch.actions[i], episode["actions"][step])
-            assert batch.rewards[i].item() == pytest.approx(sum(GAMMA**j * r for j, r in enumerate(rewards)), abs=1e-5)
+            assert batch.rewards[i].item() == pytest.approx(
+                sum(GAMMA**j * r for j, r in enumerate(rewards)), abs=1e-5
+            )
             assert nexts[i].tolist() == self.expected_stack(tag, beyond)
             assert batch.terminations[i].item() == float(ended)
             assert batch.gammas[i].item() == pytest.approx(GAMMA ** len(rewards))
@@ -105,7 +132,11 @@ class Recorder:
 @pytest.mark.parametrize("n_step", [1, 3, 5])
 @pytest.mark.parametrize(
     "env_id, frame_stack, grayscale",
-    [("CountingState-v0", 4, True), *(("CountingImages-v0", stack, True) for stack in (1, 3, 4)), ("CountingImages-v0", 3, False)],
+    [
+        ("CountingState-v0", 4, True),
+        *(("CountingImages-v0", stack, True) for stack in (1, 3, 4)),
+        ("CountingImages-v0", 3, False),
+    ],
 )
 def test_batches_equal_a_list_of_episodes(script, env_id, frame_stack, grayscale, n_step, num_envs):
     recorder = Recorder(script, env_id, num_envs, frame_stack, n_step, 25 * num_envs, grayscale)
@@ -139,24 +170,37 @@ def test_every_valid_start_is_drawn_equally_often(script, num_envs, num_rows):
     assert set(map(tuple, starts.tolist())) == recorder.valid_starts()
     expected, freedom = counts.mean(), len(counts) - 1
     chi_square = ((counts - expected) ** 2 / expected).sum()
-    assert chi_square - freedom < 4 * np.sqrt(2 * freedom)  # four standard deviations; rainbow.py's draws are more even than chance
+    # four standard deviations; rainbow.py's draws are more even than chance
+    assert chi_square - freedom < 4 * np.sqrt(2 * freedom)
 
 
 def test_stored_rows_are_copies(script):
-    buffer = script.ReplayBuffer(script.Args(buffer_size=50, n_step=1), Box(-1, 1, (2,)), Box(-1, 1, (1,)), CPU)
-    columns = np.zeros((1, 2), np.float32), np.zeros((1, 1), np.float32), np.zeros(1), np.zeros(1, bool), np.zeros(1, bool)
+    buffer = script.ReplayBuffer(
+        script.Args(buffer_size=50, n_step=1), Box(-1, 1, (2,)), Box(-1, 1, (1,)), CPU
+    )
+    columns = (
+        np.zeros((1, 2), np.float32),
+        np.zeros((1, 1), np.float32),
+        np.zeros(1),
+        np.zeros(1, bool),
+        np.zeros(1, bool),
+    )
     for row in range(4):  # an environment that reuses its arrays
         columns[0][:], columns[1][:], columns[2][:] = row, row, row
         buffer.add(*columns, final=np.zeros(1, bool))
     batch = buffer.sample(64, np.random.default_rng(0))
-    assert torch.equal(batch.obs[:, 0], batch.rewards) and torch.equal(batch.actions[:, 0].float(), batch.rewards)
+    assert torch.equal(batch.obs[:, 0], batch.rewards) and torch.equal(
+        batch.actions[:, 0].float(), batch.rewards
+    )
     assert torch.equal(batch.next_obs[:, 0], batch.rewards + 1)
     assert batch.rewards.unique().tolist() == [0, 1, 2]
 
 
 def test_a_stack_late_in_a_long_episode_is_whole(script):
     space = Box(0, 255, (3, 2, 2), np.uint8)
-    buffer = script.ReplayBuffer(script.Args(buffer_size=600, frame_stack=3, n_step=1), space, Box(-1, 1, (1,)), CPU)
+    buffer = script.ReplayBuffer(
+        script.Args(buffer_size=600, frame_stack=3, n_step=1), space, Box(-1, 1, (1,)), CPU
+    )
     ends = np.zeros(1, bool)
     for row in range(600):  # more steps than a byte can count
         obs = np.zeros((1, *space.shape), np.uint8)
@@ -175,7 +219,9 @@ def test_a_buffer_from_a_checkpoint_goes_on_like_the_stored_one(script, num_rows
     save_replay(tmp_path / "replay.npz", stored.buffer.arrays())
     load_replay(tmp_path / "replay.npz", fresh.buffer)
     stored.buffer, replaced = fresh.buffer, stored.buffer
-    for batch, other in zip(*(buffer.sample(64, np.random.default_rng(3)) for buffer in (stored.buffer, replaced)), strict=True):
+    for batch, other in zip(
+        *(buffer.sample(64, np.random.default_rng(3)) for buffer in (stored.buffer, replaced)), strict=True
+    ):
         assert torch.equal(batch, other)
     stored.play(7)  # goes on in the middle of an episode
     stored.check(stored.buffer.sample(64, stored.rng))
@@ -205,7 +251,12 @@ def prioritised(num_rows: int, **fields) -> Recorder:
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("frame_stack, n_step", [(1, 1), (4, 1), (1, 5), (3, 3)])
 def test_prioritised_batches_equal_a_list_of_episodes(frame_stack, n_step, num_envs):
-    fields = {"num_envs": num_envs, "frame_stack": frame_stack, "n_step": n_step, "buffer_size": 25 * num_envs}
+    fields = {
+        "num_envs": num_envs,
+        "frame_stack": frame_stack,
+        "n_step": n_step,
+        "buffer_size": 25 * num_envs,
+    }
     recorder, rng = prioritised(n_step + 1, **fields), np.random.default_rng(1)
     buffer = recorder.buffer
     for _ in range(60):  # the ring wraps 12 times
@@ -232,7 +283,8 @@ def test_rows_that_cannot_start_a_window_have_no_priority_and_new_ones_the_large
 
 
 def test_rows_are_drawn_in_proportion_to_their_priorities():
-    buffer, rng = prioritised(130, num_envs=2, frame_stack=3, n_step=3, buffer_size=100).buffer, np.random.default_rng(2)
+    buffer = prioritised(130, num_envs=2, frame_stack=3, n_step=3, buffer_size=100).buffer
+    rng = np.random.default_rng(2)
     nodes = buffer.sample(10_000, rng).nodes.unique()
     errors = torch.from_numpy(rng.normal(0, 5, len(nodes)))
     buffer.update_priorities(nodes, errors)
@@ -247,7 +299,8 @@ def test_rows_are_drawn_in_proportion_to_their_priorities():
 
 
 def test_the_sum_tree_finds_what_a_walk_along_the_rows_finds():
-    buffer, rng = prioritised(130, num_envs=3, frame_stack=2, n_step=2, buffer_size=150).buffer, np.random.default_rng(3)
+    buffer = prioritised(130, num_envs=3, frame_stack=2, n_step=2, buffer_size=150).buffer
+    rng = np.random.default_rng(3)
     for _ in range(50):
         buffer.update_priorities(buffer.sample(32, rng).nodes, torch.from_numpy(rng.exponential(3, 32)))
     nodes = buffer.sample(64, np.random.default_rng(4)).nodes
@@ -283,11 +336,14 @@ def test_advantages_of_a_rollout_equal_those_of_its_episodes(gae_lambda, num_env
     (obs, _), autoreset, rng = envs.reset(), np.zeros(num_envs, bool), np.random.default_rng(0)
     episode_returns = np.zeros(num_envs)
     for _ in range(5):
-        transitions, discounted = [[] for _ in range(num_envs)], {}  # of each environment, without ignored actions
+        # of each environment, without ignored actions
+        transitions, discounted = [[] for _ in range(num_envs)], {}
         for row in range(args.num_steps):
             actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
             next_obs, rewards, terminations, truncations, _ = envs.step(actions)
-            buffer.add(obs, actions, rewards, values_of(obs), rewards, terminations, truncations, final=autoreset)
+            buffer.add(
+                obs, actions, rewards, values_of(obs), rewards, terminations, truncations, final=autoreset
+            )
             for n in np.flatnonzero(~autoreset):
                 transitions[n].append((row, obs[n], rewards[n], terminations[n], truncations[n], next_obs[n]))
                 episode_returns[n] = discounted[row, n] = rewards[n] + GAMMA * episode_returns[n]
@@ -314,7 +370,12 @@ def test_a_rollout_from_a_checkpoint_equals_the_stored_one(num_rows, tmp_path):
     stored, fresh = (ppo_continuous.RolloutBuffer(args, *spaces) for _ in range(2))
     stored.discounted_return[:] = 7
     for _ in range(num_rows):
-        stored.add(rng.integers(0, 256, (2, 1, 4, 4)), rng.normal(size=(2, 3)), *rng.normal(size=(3, 2)), *rng.random((3, 2)) < 0.5)
+        stored.add(
+            rng.integers(0, 256, (2, 1, 4, 4)),
+            rng.normal(size=(2, 3)),
+            *rng.normal(size=(3, 2)),
+            *rng.random((3, 2)) < 0.5,
+        )
     save_replay(tmp_path / "replay.npz", stored.arrays())
     load_replay(tmp_path / "replay.npz", fresh)
     assert fresh.num_added == num_rows
@@ -326,13 +387,19 @@ def test_a_rollout_from_a_checkpoint_equals_the_stored_one(num_rows, tmp_path):
 
 def car_racing_buffer(script, buffer_size: int):
     return script.ReplayBuffer(
-        script.Args(buffer_size=buffer_size, frame_stack=4), Box(0, 255, (4, 84, 84), np.uint8), Box(-1, 1, (2,)), CPU
+        script.Args(buffer_size=buffer_size, frame_stack=4),
+        Box(0, 255, (4, 84, 84), np.uint8),
+        Box(-1, 1, (2,)),
+        CPU,
     )
 
 
 def test_100_000_transitions_of_84x84_pixels_take_three_quarters_of_a_gigabyte(script, monkeypatch):
     monkeypatch.setattr(machine, "free_memory", lambda: 10**12)
-    columns = [column for column in vars(car_racing_buffer(script, 100_000)).values() if hasattr(column, "nbytes")]  # never written: free
+    # never written: free
+    columns = [
+        column for column in vars(car_racing_buffer(script, 100_000)).values() if hasattr(column, "nbytes")
+    ]
     num_bytes = sum(column.nbytes for column in columns)
     assert num_bytes <= 0.75e9
     assert num_bytes / 100_000 <= 7500
@@ -363,7 +430,8 @@ def test_random_shift_is_a_crop_of_the_edge_padded_image(script, shape, pad):
 
     padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)), mode="edge")
     (_, height, width), offsets = shape, range(2 * pad + 1)
-    crops = np.stack([padded[:, :, y : y + height, x : x + width] for y in offsets for x in offsets])  # (offsets², B, C, H, W)
+    # (offsets², B, C, H, W)
+    crops = np.stack([padded[:, :, y : y + height, x : x + width] for y in offsets for x in offsets])
     matches = (crops == shifted).all(axis=(2, 3, 4))
     assert (matches.sum(axis=0) == 1).all()  # every image is one of its crops, all channels moved alike
     counts = matches.sum(axis=1)

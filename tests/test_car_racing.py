@@ -63,9 +63,11 @@ def make_pair(**kwargs):
 
 
 def play(stock, fast, style, seed, steps, is_drawn=lambda t: True, frames=()):
-    """Step both environments side by side, compare everything and return the number of steps and the last info.
+    """Step both environments side by side, compare everything and return
+    the number of steps and the last info.
 
-    Where `is_drawn(t)` is False neither draws an observation. Where `t` is in `frames` the videos are compared as well.
+    Where `is_drawn(t)` is False neither draws an observation. Where `t` is in
+    `frames` the videos are compared as well.
     """
     expected, _ = stock.reset(seed=seed)
     observation, info = fast.reset(seed=seed)
@@ -102,14 +104,20 @@ def test_identical_over_a_lap(seed):
     assert info == {"lap_finished": True}
     assert fast.tiles_visited == stock.tile_visited_count > 0.9 * fast.tiles_total
     assert fast.tiles_total == len(stock.track)
-    assert fast.episode_metrics() == {"tiles_missed": len(stock.track) - stock.tile_visited_count, "lap_finished": 1.0}
+    assert fast.episode_metrics() == {
+        "tiles_missed": len(stock.track) - stock.tile_visited_count,
+        "lap_finished": 1.0,
+    }
 
 
 def test_identical_out_of_the_playfield():
     stock, fast = make_pair()
     _, info = play(stock, fast, full_gas, seed=100, steps=1000, is_drawn=lambda t: t > 80)
     assert info == {"lap_finished": False}
-    assert fast.episode_metrics() == {"tiles_missed": len(stock.track) - stock.tile_visited_count, "lap_finished": 0.0}
+    assert fast.episode_metrics() == {
+        "tiles_missed": len(stock.track) - stock.tile_visited_count,
+        "lap_finished": 0.0,
+    }
 
 
 @pytest.mark.parametrize("kwargs", [{"continuous": False}, {"domain_randomize": True}])

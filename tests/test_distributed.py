@@ -10,7 +10,17 @@ import pytest
 import torch
 import torch.multiprocessing
 from gymnasium.spaces import Box
-from helpers import ROOT, assert_same, assert_same_runs, checkpoint, command_line, flags, input_error, resume, stop
+from helpers import (
+    ROOT,
+    assert_same,
+    assert_same_runs,
+    checkpoint,
+    command_line,
+    flags,
+    input_error,
+    resume,
+    stop,
+)
 
 from cleanrl_cc import ppo_continuous
 from cleanrl_cc.common.distributed import launcher
@@ -20,18 +30,27 @@ NUM_STEPS, NUM_ENVS = 12, 4
 
 
 def update(envs: slice, **changes) -> tuple[dict, dict]:
-    """One update on these columns of a rollout that is always the same; returns weights and statistics, and metrics."""
+    """One update on these columns of a rollout that is always the same; returns
+    weights and statistics, and metrics."""
     num_envs = len(range(NUM_ENVS)[envs])
-    sizes = {"num_steps": NUM_STEPS, "num_minibatches": 1, "num_epochs": 3, "clip_coef": 0.05, "learning_rate": 0.01}
+    sizes = {
+        "num_steps": NUM_STEPS,
+        "num_minibatches": 1,
+        "num_epochs": 3,
+        "clip_coef": 0.05,
+        "learning_rate": 0.01,
+    }
     args = ppo_continuous.Args(num_envs=num_envs, precision="fp32", **sizes | changes)
     torch.manual_seed(1)
-    agent, buffer = ppo_continuous.Agent(args, *SPACES, torch.device("cpu")), ppo_continuous.RolloutBuffer(args, *SPACES)
+    agent = ppo_continuous.Agent(args, *SPACES, torch.device("cpu"))
+    buffer = ppo_continuous.RolloutBuffer(args, *SPACES)
     agent.optimizer.param_groups[0]["eps"] = 1e-3  # rounding errors are no gradients
     rng, final = np.random.default_rng(2), np.zeros(NUM_ENVS, bool)
     for _ in range(NUM_STEPS):
         obs = rng.normal(3, 2, (NUM_ENVS, 3)).astype(np.float32)
         row = (obs, *agent.sample(obs), rng.normal(size=NUM_ENVS) * ~final)
-        ends = (rng.random(NUM_ENVS) < (0.1, 0.1, 0.5, 0.5)) & ~final  # the second process has fewer rows to learn from
+        # the second process has fewer rows to learn from
+        ends = (rng.random(NUM_ENVS) < (0.1, 0.1, 0.5, 0.5)) & ~final
         buffer.add(*(column[envs] for column in (*row, ends, np.zeros(NUM_ENVS, bool), final)))
         final = ends
     metrics = agent.update(buffer, rng.normal(3, 2, (NUM_ENVS, 3)).astype(np.float32)[envs], rng)
@@ -45,23 +64,33 @@ def update_one_half(rank: int, folder, changes: dict):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("changes", [{}, {"target_kl": 1e-9, "normalize": False, "action_distribution": "beta"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"target_kl": 1e-9, "normalize": False, "action_distribution": "beta"}]
+)
 def test_an_update_by_two_processes_equals_one_on_the_joined_batch(changes, tmp_path):
     torch.multiprocessing.start_processes(update_one_half, (tmp_path, changes), nprocs=2, start_method="fork")
-    (weights, metrics), (other_weights, other_metrics) = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    (weights, metrics), (other_weights, other_metrics) = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)
+    )
     assert_same(weights, other_weights, "ranks")
     joined_weights, joined_metrics = update(slice(None), **changes)
     for name, value in joined_weights.items():
-        torch.testing.assert_close(weights[name], value, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
-    kl, other_kl, joined_kl = (float(each["losses/approx_kl"]) for each in (metrics, other_metrics, joined_metrics))
+        torch.testing.assert_close(
+            weights[name], value, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    kl, other_kl, joined_kl = (
+        float(each["losses/approx_kl"]) for each in (metrics, other_metrics, joined_metrics)
+    )
     assert kl == other_kl == pytest.approx(joined_kl, rel=1e-3)
-    assert metrics["num_updates"] == joined_metrics["num_updates"] == (2 if changes else 3)  # the first step sees no change yet
+    # the first step sees no change yet
+    assert metrics["num_updates"] == joined_metrics["num_updates"] == (2 if changes else 3)
 
 
 def start(words: list[str]) -> subprocess.Popen:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [ROOT / "cleanrl_cc" / "ppo_continuous.py", *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "200"}  # on a busy machine 30 seconds are short
+    # on a busy machine 30 seconds are short
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, start_new_session=True, cwd=ROOT, **pipes)
 
@@ -70,11 +99,19 @@ def test_the_command_that_goes_on_has_all_machines(monkeypatch):
     assert launcher() == "python"
     for name, value in {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert launcher() == "torchrun --nproc-per-node 4 --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT"
+    assert (
+        launcher() == "torchrun --nproc-per-node 4 --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT"
+    )
 
 
 def test_two_stopped_processes_go_on_bit_for_bit(tmp_path):
-    hoppers = {"env_id": "Hopper-v5", "num_envs": 2, "total_timesteps": 700, "eval_frequency": 300, "checkpoint_frequency": 90}
+    hoppers = {
+        "env_id": "Hopper-v5",
+        "num_envs": 2,
+        "total_timesteps": 700,
+        "eval_frequency": 300,
+        "checkpoint_frequency": 90,
+    }
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     process = start(command_line("ppo_continuous", whole, **hoppers))
     stdout, stderr = process.communicate(timeout=500)
@@ -92,4 +129,6 @@ def test_two_stopped_processes_go_on_bit_for_bit(tmp_path):
     assert process.returncode == 0, stderr
     assert_same_runs(whole, stopped)
     ranks = checkpoint(whole), *checkpoint(whole)["other_ranks"]
-    assert ranks[0]["envs"][0]["seed"] != ranks[1]["envs"][0]["seed"], "each process has environments of its own"
+    assert ranks[0]["envs"][0]["seed"] != ranks[1]["envs"][0]["seed"], (
+        "each process has environments of its own"
+    )

@@ -1,4 +1,5 @@
-"""Every command that README and docs show can be typed, every page is reachable, and every number has its file."""
+"""Every command that README and docs show can be typed, every page is
+reachable, and every number has its file."""
 
 import importlib
 import json
@@ -45,7 +46,9 @@ def test_a_documented_command_parses(command, monkeypatch):
             parse_args(module.Args, module.PRESETS, argv)
         assert exit_code.value.code == 0
     elif "--resume" in argv:  # the run is the reader's: its own arguments stand in for it
-        monkeypatch.setattr("cleanrl_cc.common.arguments.resume_args", lambda cls, path: cls(resume=path, total_timesteps=1))
+        monkeypatch.setattr(
+            "cleanrl_cc.common.arguments.resume_args", lambda cls, path: cls(resume=path, total_timesteps=1)
+        )
         assert parse_args(module.Args, module.PRESETS, argv).resume
     else:
         assert parse_args(module.Args, module.PRESETS, argv)
@@ -67,7 +70,9 @@ def test_the_site_builds(tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     for page in tmp_path.rglob("*.html"):
-        assert not re.findall(r'(?:src|href)="(?:https?:)?//[^"]+\.(?:js|css|woff2?)', page.read_text()), f"{page} loads from another site"
+        assert not re.findall(r'(?:src|href)="(?:https?:)?//[^"]+\.(?:js|css|woff2?)', page.read_text()), (
+            f"{page} loads from another site"
+        )
 
 
 def test_returns_on_the_pages_are_those_of_the_results():
@@ -75,7 +80,10 @@ def test_returns_on_the_pages_are_those_of_the_results():
     measured += [json.loads(path.read_text()) for path in ROOT.glob("benchmark/results/**/episodes-*.json")]
     for page in PAGES:
         for claim in re.findall(r"(-?[\d,.]*\d)\** \+- ([\d,.]*\d)", page.read_text()):
-            assert any(is_rounded(claim[0], row["return_mean"]) and is_rounded(claim[1], row["return_std"]) for row in measured), (
+            assert any(
+                is_rounded(claim[0], row["return_mean"]) and is_rounded(claim[1], row["return_std"])
+                for row in measured
+            ), (
                 page,
                 claim,
             )
@@ -88,7 +96,9 @@ def is_rounded(claim: str, value) -> bool:
 
 def test_speeds_in_the_readme_are_those_of_the_results():
     medians = [float(row["median"]) for row in read_csv(ROOT / "benchmark/results/speed.csv")]
-    for row in re.findall(r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \| [\d.]+ \| ?[\d.]* ?\|$", (ROOT / "README.md").read_text(), re.M):
+    for row in re.findall(
+        r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \| [\d.]+ \| ?[\d.]* ?\|$", (ROOT / "README.md").read_text(), re.M
+    ):
         assert all(any(abs(float(cell) - median) < 0.0501 for median in medians) for cell in row), row
 
 
@@ -97,5 +107,9 @@ def test_every_deviation_of_a_script_is_on_its_page():
         script = ROOT / "cleanrl_cc" / f"{page.stem}.py"
         if script.exists() and "PRESETS" in script.read_text():
             listed = script.read_text().split('"""')[1].split("Differs from the paper:")[1].count("\n- ")
-            explained = re.split(r"\n#+ .*[Dd]iffer.* from the paper", page.read_text())[1].split("\n#")[0].count("\n- ")
+            explained = (
+                re.split(r"\n#+ .*[Dd]iffer.* from the paper", page.read_text())[1]
+                .split("\n#")[0]
+                .count("\n- ")
+            )
             assert 1 <= listed <= explained, page.name

@@ -30,7 +30,11 @@ def test_the_bins_of_each_dimension_are_stored(changes, shape, tmp_path):
 def test_exploration_falls_from_all_actions_to_its_end(tmp_path, monkeypatch):
     greedy_steps = []
     q_values = dqn_atari_style.Agent.q_values
-    monkeypatch.setattr(dqn_atari_style.Agent, "q_values", lambda agent, obs: greedy_steps.append(len(obs)) or q_values(agent, obs))
+    monkeypatch.setattr(
+        dqn_atari_style.Agent,
+        "q_values",
+        lambda agent, obs: greedy_steps.append(len(obs)) or q_values(agent, obs),
+    )
     fields = {"learning_starts": 1000, "updates_per_step": 0.0, "epsilon_end": 0.2}
     train("dqn_atari_style", tmp_path / "run", total_timesteps=3000, epsilon_steps=1000, **fields)
     rows = read_csv(tmp_path / "run" / "progress.csv")
@@ -40,7 +44,14 @@ def test_exploration_falls_from_all_actions_to_its_end(tmp_path, monkeypatch):
 
 
 def test_each_environment_explores_for_itself(tmp_path):
-    fields = {"num_envs": 4, "epsilon_steps": 1, "epsilon_end": 0.5, "learning_starts": 0, "updates_per_step": 0.0, "bins": 101}
+    fields = {
+        "num_envs": 4,
+        "epsilon_steps": 1,
+        "epsilon_end": 0.5,
+        "learning_starts": 0,
+        "updates_per_step": 0.0,
+        "bins": 101,
+    }
     train("dqn_atari_style", tmp_path / "run", total_timesteps=200, **fields)
     actions = replay(tmp_path / "run")["actions"][:, :, 0]
     assert len({tuple(column) for column in actions.T}) == 4
@@ -65,9 +76,16 @@ gym.register("ManyDimensions-v0", ManyDimensions, max_episode_steps=200)
 @pytest.mark.parametrize("script, fields", [("dqn_atari_style", {}), ("rainbow", {"components": ()})])
 def test_each_dimension_explores_for_itself(script, fields, tmp_path):
     epsilon, num_dims, steps = 0.5, 4, 4000
-    fields |= {"env_id": "ManyDimensions-v0", "epsilon_steps": 1, "epsilon_end": epsilon, "learning_starts": 0, "updates_per_step": 0.0}
+    fields |= {
+        "env_id": "ManyDimensions-v0",
+        "epsilon_steps": 1,
+        "epsilon_end": epsilon,
+        "learning_starts": 0,
+        "updates_per_step": 0.0,
+    }
     train(script, tmp_path / "run", total_timesteps=steps, bins=101, **fields)
-    actions = replay(tmp_path / "run")["actions"][10:, 0]  # (T, D); the observation stands still, so greedy bins do
+    # (T, D); the observation stands still, so greedy bins do
+    actions = replay(tmp_path / "run")["actions"][10:, 0]
     greedy = np.array([np.bincount(column).argmax() for column in actions.T])
     explores = actions != greedy
     chance = epsilon / (epsilon + num_dims * (1 - epsilon)) * 100 / 101  # by chance the greedy bin
@@ -82,7 +100,8 @@ def agent_for(action_space: gym.Space, **fields) -> dqn_atari_style.Agent:
 
 @pytest.mark.parametrize("bins, values", [(2, [-1, 1]), (3, [-1, 0, 1]), (5, [-1, -0.5, 0, 0.5, 1])])
 def test_each_dimension_takes_its_best_bin(bins, values):
-    agent, obs = agent_for(Box(-1, 1, (6,)), bins=bins), np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    agent = agent_for(Box(-1, 1, (6,)), bins=bins)
+    obs = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     q, actions = agent.q_values(obs), agent.act(obs, deterministic=True)
     assert q.shape == (50, 6, bins) and actions.shape == (50, 6) and actions.dtype == np.float32
     assert np.array_equal(actions, np.array(values, np.float32)[q.argmax(axis=2)])
@@ -90,7 +109,8 @@ def test_each_dimension_takes_its_best_bin(bins, values):
 
 
 def test_discrete_actions_count_from_where_the_space_starts():
-    agent, obs = agent_for(Discrete(5, start=-2)), np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    agent = agent_for(Discrete(5, start=-2))
+    obs = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     actions = agent.act(obs, deterministic=True)
     assert actions.shape == (50,) and np.array_equal(actions, agent.q_values(obs)[:, 0].argmax(axis=1) - 2)
     assert all(Discrete(5, start=-2).contains(action) for action in actions)
@@ -109,7 +129,9 @@ def test_the_value_is_in_units_of_the_environment(tmp_path):
 
 @pytest.mark.parametrize("module", [dqn_atari_style, rainbow])
 def test_random_shift_moves_each_image_within_its_border(module):
-    args = module.Args(random_shift=True, shift_pad=2, image_size=40, precision="fp32", encoder_channels=4, hidden_dim=16)
+    args = module.Args(
+        random_shift=True, shift_pad=2, image_size=40, precision="fp32", encoder_channels=4, hidden_dim=16
+    )
     agent = module.Agent(args, Box(0, 255, (4, 40, 40), np.uint8), Discrete(2), torch.device("cpu"))
     assert agent.shifts
     images = torch.arange(40, dtype=torch.uint8).expand(64, 4, 40, 40)  # each pixel holds its column
@@ -126,7 +148,9 @@ def test_images_are_shifted_where_the_preset_says_so(script, tmp_path, monkeypat
     assert not parse(script, ["--env-id", "CarRacing-v3"]).random_shift
     agent, calls = load_script(script).Agent, []
     shift = agent.random_shift
-    monkeypatch.setattr(agent, "random_shift", lambda self, images: calls.append(images.shape) or shift(self, images))
+    monkeypatch.setattr(
+        agent, "random_shift", lambda self, images: calls.append(images.shape) or shift(self, images)
+    )
     train(script, tmp_path / "run", **PIXELS | {"random_shift": True})
     num_updates = checkpoint(tmp_path / "run")["num_updates"]
     assert len(calls) == 2 * num_updates > 0

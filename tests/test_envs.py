@@ -1,4 +1,5 @@
-"""What an environment emits is what `envs.py` promises, for every suite and for odd environments of one's own."""
+"""What an environment emits is what `envs.py` promises, for every suite
+and for odd environments of one's own."""
 
 import importlib
 import json
@@ -26,14 +27,25 @@ WALKER = "dm_control/walker-walk-v0"
 
 
 class Stub(gym.Env):
-    """Emits `observations` and `rewards` in turn, terminates after `length` steps, and keeps the last action that reached it."""
+    """Emits `observations` and `rewards` in turn, terminates after `length` steps, and
+    keeps the last action that reached it."""
 
-    def __init__(self, observation_space=None, action_space=None, observations=(0.0,), rewards=(1.0,), length=100, render_mode=None):
+    def __init__(
+        self,
+        observation_space=None,
+        action_space=None,
+        observations=(0.0,),
+        rewards=(1.0,),
+        length=100,
+        render_mode=None,
+    ):
         self.observation_space = Box(-1, 1, (1,)) if observation_space is None else observation_space
         self.action_space = Box(-1, 1, (1,)) if action_space is None else action_space
         self.observations, self.rewards, self.length = observations, rewards, length
         self.reused = (
-            np.zeros(self.observation_space.shape, self.observation_space.dtype) if isinstance(self.observation_space, Box) else None
+            np.zeros(self.observation_space.shape, self.observation_space.dtype)
+            if isinstance(self.observation_space, Box)
+            else None
         )
 
     def reset(self, *, seed=None, options=None):
@@ -96,7 +108,8 @@ def assert_identical(arrays, others):
 
 
 @pytest.mark.parametrize(
-    "env_id, size", [("LunarLander-v3", 8), ("HalfCheetah-v5", 17), (WALKER, 24), ("dm_control/cartpole-swingup-v0", 5)]
+    "env_id, size",
+    [("LunarLander-v3", 8), ("HalfCheetah-v5", 17), (WALKER, 24), ("dm_control/cartpole-swingup-v0", 5)],
 )
 def test_state_observations_are_float32_vectors(env_id, size):
     env = make_env(env_id)
@@ -127,13 +140,19 @@ def test_pixel_observations_are_stacked_bytes_that_show_something(env_id, recipe
     assert not np.array_equal(observations[0], observations[-1])  # and it moves
 
 
-MIXED = Dict({"height": Box(-9, 9, (), np.float64), "mode": Discrete(3), "place": Box(-9, 9, (1, 2), np.float64)})
+MIXED = Dict(
+    {"height": Box(-9, 9, (), np.float64), "mode": Discrete(3), "place": Box(-9, 9, (1, 2), np.float64)}
+)
 
 
 @pytest.mark.parametrize(
     "space, value, expected",
     [
-        (MIXED, {"height": np.float64(0.5), "mode": 2, "place": np.array([[3.0, 4.0]])}, [0.5, 0, 0, 1, 3, 4]),
+        (
+            MIXED,
+            {"height": np.float64(0.5), "mode": 2, "place": np.array([[3.0, 4.0]])},
+            [0.5, 0, 0, 1, 3, 4],
+        ),
         (Box(-9, 9, (), np.float64), 2.5, [2.5]),
         (Box(-9, 9, (2, 2), np.float64), [[1, 2], [3, 4]], [1, 2, 3, 4]),
         (Discrete(4), 1, [0, 1, 0, 0]),
@@ -153,7 +172,9 @@ def test_gray_frames_keep_their_values_and_shrink_by_averaging(shape, grayscale)
     image[:4, 4:] = 200
     image[0, 0] = 100
     recipe = {"image_size": 4, "frame_stack": 1, "grayscale": grayscale}
-    obs, _ = make_stub(recipe=recipe, observation_space=Box(0, 255, shape, np.uint8), observations=(image,)).reset()
+    obs, _ = make_stub(
+        recipe=recipe, observation_space=Box(0, 255, shape, np.uint8), observations=(image,)
+    ).reset()
     expected = np.array([[25, 0, 200, 200], [0, 0, 200, 200], [0, 0, 0, 0], [0, 0, 0, 0]])
     assert obs.tolist() == [expected.tolist()] * (1 if grayscale else 3)
 
@@ -162,7 +183,9 @@ def test_gray_is_luma():
     image = np.zeros((3, 3, 3), np.uint8)
     image[[0, 1, 2], :, [0, 1, 2]] = 255  # a red, a green and a blue row
     recipe = {"image_size": 3, "frame_stack": 1}
-    obs, _ = make_stub(recipe=recipe, observation_space=Box(0, 255, (3, 3, 3), np.uint8), observations=(image,)).reset()
+    obs, _ = make_stub(
+        recipe=recipe, observation_space=Box(0, 255, (3, 3, 3), np.uint8), observations=(image,)
+    ).reset()
     assert obs[0, :, 0] == pytest.approx(255 * np.array([0.299, 0.587, 0.114]), abs=1.5)
 
 
@@ -181,7 +204,9 @@ def test_a_stack_holds_the_newest_frames_oldest_first_and_begins_with_the_first_
 
 @pytest.mark.parametrize("space", [Box(0, 255, (4, 4), np.uint8), Box(0, 255, (3,), np.float32)])
 def test_an_environment_that_reuses_its_observation_array_corrupts_nothing(space):
-    env = make_stub(recipe={"image_size": 4, "frame_stack": 2}, observation_space=space, observations=range(100))
+    env = make_stub(
+        recipe={"image_size": 4, "frame_stack": 2}, observation_space=space, observations=range(100)
+    )
     observations, _ = play(env, seed=1, num_steps=5)
     assert [obs.max() for obs in observations] == list(range(6))
     if space.dtype == np.uint8:
@@ -210,7 +235,9 @@ def test_actions_reach_every_whole_number_between_integer_bounds():
     env.reset()
     env.step(np.linspace(-1, 1, 101, dtype=np.float32))
     numbers, counts = np.unique(env.unwrapped.action, return_counts=True)
-    assert numbers.tolist() == [-2, -1, 0, 1, 2, 3] and counts[1:-1].min() >= 19 and counts[[0, -1]].min() >= 10
+    assert (
+        numbers.tolist() == [-2, -1, 0, 1, 2, 3] and counts[1:-1].min() >= 19 and counts[[0, -1]].min() >= 10
+    )
 
 
 @pytest.mark.parametrize("bound", [np.inf, np.nan])
@@ -249,7 +276,9 @@ def reaching(env, action):
     return received[-1]  # CarRacing steps once in its reset
 
 
-@pytest.mark.parametrize("action, expected", [([0.25, 0.5], [0.25, 0.5, 0]), ([-1, -0.75], [-1, 0, 0.75]), ([0, 0], [0, 0, 0])])
+@pytest.mark.parametrize(
+    "action, expected", [([0.25, 0.5], [0.25, 0.5, 0]), ([-1, -0.75], [-1, 0, 0.75]), ([0, 0], [0, 0, 0])]
+)
 def test_car_racing_has_one_axis_to_steer_and_one_for_gas_and_brake(action, expected):
     env = make_env("CarRacing-v3")
     assert env.action_space == Box(-1, 1, (2,), np.float32)
@@ -259,7 +288,8 @@ def test_car_racing_has_one_axis_to_steer_and_one_for_gas_and_brake(action, expe
 def test_car_racing_native_has_three_axes_and_five_has_five_actions():
     native, five = make_env("CarRacing-v3", action_set="native"), make_env("CarRacing-v3", action_set="five")
     assert native.action_space == Box(-1, 1, (3,), np.float32)
-    assert reaching(native, np.array([0.5, -1, 0], np.float32)).tolist() == [0.5, 0, 0.5]  # pedals are in [0, 1]
+    # pedals are in [0, 1]
+    assert reaching(native, np.array([0.5, -1, 0], np.float32)).tolist() == [0.5, 0, 0.5]
     assert five.action_space == Discrete(5)
     assert reaching(five, 3) == 3
 
@@ -316,16 +346,23 @@ def test_dm_control_truncates_after_1000_steps():
 
 
 @pytest.mark.parametrize("obs", ["state", "pixels"])
-@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Walker2d-v5", "Hopper-v5", "Ant-v5", "Humanoid-v5", "HalfCheetah-v4"])
+@pytest.mark.parametrize(
+    "env_id", ["HalfCheetah-v5", "Walker2d-v5", "Hopper-v5", "Ant-v5", "Humanoid-v5", "HalfCheetah-v4"]
+)
 def test_the_camera_follows_who_runs(env_id, obs):
     env, pictures = make_env(env_id, obs=obs, frame_stack=1, grayscale=False, render_mode="rgb_array"), []
     env.reset(seed=1)
     for distance in (0, 24):  # a multiple of the period of the floor
         base = env.unwrapped
         base.set_state(base.init_qpos + distance * np.eye(base.model.nq)[0], base.init_qvel)
-        image = env.render() if obs == "state" else env.step(np.zeros(env.action_space.shape, np.float32))[0].transpose(1, 2, 0)
+        image = (
+            env.render()
+            if obs == "state"
+            else env.step(np.zeros(env.action_space.shape, np.float32))[0].transpose(1, 2, 0)
+        )
         pictures.append(image.astype(int))
-    brown = [np.sum(picture[..., 0] - picture[..., 2] > 25) for picture in pictures]  # the floor is green, blue or gray
+    # the floor is green, blue or gray
+    brown = [np.sum(picture[..., 0] - picture[..., 2] > 25) for picture in pictures]
     assert brown[0] > 20 and 0.5 < brown[1] / brown[0] < 2
 
 
@@ -432,7 +469,8 @@ def check_snapshot(env_id: str, fields: dict, num_steps: int, moment: str, num_e
 @pytest.mark.parametrize("moment", ["in mid-episode", "right after an end"])
 @pytest.mark.parametrize("env_id, fields, num_steps", SNAPSHOTS)
 def test_a_snapshot_restores_environments_bit_for_bit(env_id, fields, num_steps, moment, num_envs):
-    if fields.get("obs") == "pixels":  # OpenGL does not survive a fork: workers forked after this would wait for ever
+    if fields.get("obs") == "pixels":
+        # OpenGL does not survive a fork: workers forked after this would wait for ever
         make_env(env_id, **fields).reset()
     check_snapshot(env_id, fields, num_steps, moment, num_envs)
 
@@ -451,7 +489,11 @@ def test_any_number_of_processes_plays_what_gymnasium_plays(monkeypatch, action_
         first, _ = envs.reset()
         steps = [envs.step(envs.action_space.sample()) for _ in range(150)]
         ended = [np.flatnonzero(infos.get("_episode", [])) for *_, infos in steps]
-        returns = [infos["episode"]["r"][indices] for (*_, infos), indices in zip(steps, ended, strict=True) if len(indices)]
+        returns = [
+            infos["episode"]["r"][indices]
+            for (*_, infos), indices in zip(steps, ended, strict=True)
+            if len(indices)
+        ]
         played.append([first, *(array for step in steps for array in step[:4]), *ended, *returns])
         envs.close()
     assert sum(map(len, ended)) >= 2
@@ -520,8 +562,13 @@ def test_an_unknown_id_without_near_ones_is_refused_in_one_sentence(wrong):
 
 
 def run_python(code: str, **variables) -> subprocess.CompletedProcess:
-    """In a process of its own, since a back end is chosen once, with these variables and no other that chooses one."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "CLEANRL_CC_GL")}
+    """In a process of its own, since a back end is chosen once, with these
+    variables and no other that chooses one."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "CLEANRL_CC_GL")
+    }
     environment |= variables | {"PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
@@ -529,13 +576,15 @@ def run_python(code: str, **variables) -> subprocess.CompletedProcess:
 def test_the_gl_backend_is_probed_once_and_told_to_workers():
     code = (
         "import os, cleanrl_cc.common.rendering as r; backend = r.choose_gl_backend(); r.subprocess = None; "
-        "assert r.choose_gl_backend() == backend; assert os.environ['MUJOCO_GL'] == os.environ['CLEANRL_CC_GL'] == backend; print(backend)"
+        "assert r.choose_gl_backend() == backend; "
+        "assert os.environ['MUJOCO_GL'] == os.environ['CLEANRL_CC_GL'] == backend; print(backend)"
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("egl", "osmesa")
     assert f"MuJoCo renders with {done.stdout.strip()}" in done.stderr
-    assert run_python(code, CLEANRL_CC_GL="osmesa", MUJOCO_GL="osmesa").stdout.strip() == "osmesa"  # a worker need not probe
+    # a worker need not probe
+    assert run_python(code, CLEANRL_CC_GL="osmesa", MUJOCO_GL="osmesa").stdout.strip() == "osmesa"
 
 
 def test_egl_is_tried_before_osmesa_and_software_is_told(monkeypatch, capsys):
@@ -554,7 +603,10 @@ def test_egl_is_tried_before_osmesa_and_software_is_told(monkeypatch, capsys):
 
 @pytest.mark.parametrize("env_id", ["Hopper-v5", WALKER])
 def test_without_opengl_pixels_are_refused_in_one_sentence(env_id):
-    done = run_python(f"from cleanrl_cc.common.envs import make_env; make_env({env_id!r}, obs='pixels')", MUJOCO_GL="nonsense")
+    done = run_python(
+        f"from cleanrl_cc.common.envs import make_env; make_env({env_id!r}, obs='pixels')",
+        MUJOCO_GL="nonsense",
+    )
     assert done.returncode == 1
     assert "off-screen OpenGL" in done.stderr and "libegl1" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -562,15 +614,20 @@ def test_without_opengl_pixels_are_refused_in_one_sentence(env_id):
 
 @pytest.mark.parametrize("env_id", ["Hopper-v5", WALKER])
 def test_without_opengl_states_still_work(env_id):
-    code = f"from cleanrl_cc.common.envs import make_env; env = make_env({env_id!r}); env.reset(); env.step(env.action_space.sample())"
+    code = (
+        f"from cleanrl_cc.common.envs import make_env; env = make_env({env_id!r}); "
+        "env.reset(); env.step(env.action_space.sample())"
+    )
     done = run_python(code, MUJOCO_GL="nonsense")
     assert done.returncode == 0, done.stderr
 
 
 def test_our_ids_need_no_other_import_and_no_simulator_until_one_is_made():
     code = (
-        "import sys, gymnasium as gym; import cleanrl_cc; assert not {'Box2D', 'mujoco', 'dm_control', 'torch'} & sys.modules.keys(); "
-        "gym.make('cleanrl_cc:cleanrl_cc/FastCarRacing-v3'); gym.make('cleanrl_cc:cleanrl_cc/CorridorMovingDense-Ant-v0')"
+        "import sys, gymnasium as gym, cleanrl_cc; "
+        "assert not {'Box2D', 'mujoco', 'dm_control', 'torch'} & sys.modules.keys(); "
+        "gym.make('cleanrl_cc:cleanrl_cc/FastCarRacing-v3'); "
+        "gym.make('cleanrl_cc:cleanrl_cc/CorridorMovingDense-Ant-v0')"
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr

@@ -33,7 +33,10 @@ def test_the_score_of_the_best_policy_is_given_back_exactly(script, tmp_path):
 def test_every_episode_is_filmed(run):
     evaluate(Options(str(run / "last.pt"), episodes=2, save_video=True, device="cpu"))
     films = sorted((run / "videos").glob("*.mp4"))
-    assert [film.name for film in films] == ["evaluation-last-seed-10000.mp4", "evaluation-last-seed-10001.mp4"]
+    assert [film.name for film in films] == [
+        "evaluation-last-seed-10000.mp4",
+        "evaluation-last-seed-10001.mp4",
+    ]
     frames = imageio.mimread(films[0], memtest=False)
     assert len(frames) == 200 and np.std(frames) > 0
 
@@ -50,11 +53,14 @@ def test_json_is_one_object_and_values_are_drawn(run, capsys):
 
 
 def test_a_trace_ends_with_the_value_of_a_time_limit_and_realised_returns_go_on_with_it(tmp_path):
-    agent = SimpleNamespace(act=lambda obs, deterministic: np.zeros((1, 1), np.float32), value=lambda obs: np.full(1, 7.0))
+    agent = SimpleNamespace(
+        act=lambda obs, deterministic: np.zeros((1, 1), np.float32), value=lambda obs: np.full(1, 7.0)
+    )
     trace = []
     play_episode(make_env("Pendulum-v1"), agent, seed=1, trace=trace)
     assert len(trace) == 201 and trace[-1] == (7.0, 0.0)
-    # Gamma is 0.5: with rewards of 1 and then a value of 2 every realised return is 2, with rewards of 2 and a value of 4 it is 4.
+    # Gamma is 0.5: with rewards of 1 and then a value of 2 every realised return is 2, with
+    # rewards of 2 and a value of 4 it is 4.
     too_high = np.array([[3.0, 1.0]] * 10 + [[2.0, 0.0]])
     right = np.array([[4.0, 2.0]] * 10 + [[4.0, 0.0]])
     analysis = analyze_value([too_high, right], 0.5, tmp_path / "value.png")

@@ -33,7 +33,8 @@ class Exact:
         return obs[:, 0] * 2.0
 
 
-# Pendulum's episodes depend on the actions and are equally long; the counting environment's are from 1 to 9 steps long.
+# Pendulum's episodes depend on the actions and are equally long; the counting
+# environment's are from 1 to 9 steps long.
 @pytest.mark.parametrize("env_id, action_dim", [("Pendulum-v1", 1), ("conftest:CountingState-v0", 2)])
 @pytest.mark.parametrize("num_envs, num_episodes", [(1, 3), (3, 3), (4, 10), (5, 2)])
 def test_side_by_side_equals_one_by_one(env_id, action_dim, num_envs, num_episodes):
@@ -66,8 +67,17 @@ def test_networks_score_the_same_side_by_side(script, tmp_path):
 def test_a_run_keeps_its_evaluation_environments_and_closes_them(tmp_path, monkeypatch):
     made, close = [], Run.close
     monkeypatch.setattr(Run, "close", lambda run: made.append(list(run.eval_envs)) or close(run))
-    monkeypatch.setattr("cleanrl_cc.common.wrappers.Episodes.close", lambda env: setattr(env, "was_closed", True))
-    train(SCRIPTS[0], tmp_path / "run", total_timesteps=100, eval_frequency=30, eval_episodes=12, capture_video=True)
+    monkeypatch.setattr(
+        "cleanrl_cc.common.wrappers.Episodes.close", lambda env: setattr(env, "was_closed", True)
+    )
+    train(
+        SCRIPTS[0],
+        tmp_path / "run",
+        total_timesteps=100,
+        eval_frequency=30,
+        eval_episodes=12,
+        capture_video=True,
+    )
     assert len(read_csv(tmp_path / "run" / "evaluations.csv")) == 4
     (envs,) = made
     assert len(envs) == 10 and all(env.was_closed for env in envs)
@@ -82,7 +92,10 @@ def test_how_many_play_at_once():
     hopper.close()
 
 
-@pytest.mark.parametrize("env_id", ["Hopper-v5", "dm_control/cartpole-balance-v0", "cleanrl_cc/CorridorStatic-Ball-v0", "CarRacing-v3"])
+@pytest.mark.parametrize(
+    "env_id",
+    ["Hopper-v5", "dm_control/cartpole-balance-v0", "cleanrl_cc/CorridorStatic-Ball-v0", "CarRacing-v3"],
+)
 def test_pixels_side_by_side_are_those_of_one_alone(env_id):
     def observe(env, seed: int) -> list:
         frames = [env.reset(seed=seed)[0]]
@@ -90,8 +103,12 @@ def test_pixels_side_by_side_are_those_of_one_alone(env_id):
             frames.append(env.step(env.action_space.low * 0.5)[0])
             yield frames
 
-    envs = [make_env(env_id, obs="pixels") for _ in range(side_by_side(make_env(env_id, obs="pixels"), env_id, 3))]
-    together = [list(frames) for frames in zip(*[observe(env, seed) for seed, env in enumerate(envs)], strict=True)][-1]
+    envs = [
+        make_env(env_id, obs="pixels") for _ in range(side_by_side(make_env(env_id, obs="pixels"), env_id, 3))
+    ]
+    together = [
+        list(frames) for frames in zip(*[observe(env, seed) for seed, env in enumerate(envs)], strict=True)
+    ][-1]
     for seed, env in enumerate(envs):
         (*_, alone) = observe(env, seed)
         assert len(envs) > 1 and np.array_equal(together[seed], alone)
@@ -135,7 +152,8 @@ def test_a_film_of_a_long_episode_takes_no_memory(tmp_path):
     assert peak < 100e6
     with imageio.get_reader(path) as film:
         assert film.count_frames() == 3000
-        assert film.get_meta_data()["fps"] == 15  # two environment steps a frame, at 30 where the environment does not say
+        # two environment steps a frame, at 30 where the environment does not say
+        assert film.get_meta_data()["fps"] == 15
     assert [file.name for file in path.parent.iterdir()] == ["film.mp4"]
 
 
@@ -150,14 +168,22 @@ def test_odd_sizes_lose_their_last_row_and_column(tmp_path):
 def test_a_film_that_is_cut_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("cleanrl_cc.common.evaluation.MAX_EPISODE_STEPS", 20)
     env = Movie()
-    assert "max_episode_steps" in input_error(play_episodes, [env], AGENT, [1], {1: Film(tmp_path / "film.mp4", env, 1)})
+    assert "max_episode_steps" in input_error(
+        play_episodes, [env], AGENT, [1], {1: Film(tmp_path / "film.mp4", env, 1)}
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_film_on_a_full_disk_ends_in_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(Movie, "render", lambda self: np.random.default_rng(self.count).integers(256, size=(400, 600, 3), dtype=np.uint8))
+    monkeypatch.setattr(
+        Movie,
+        "render",
+        lambda self: np.random.default_rng(self.count).integers(256, size=(400, 600, 3), dtype=np.uint8),
+    )
     monkeypatch.setattr(Movie, "length", 200)
     env = Movie()
     with disk_with_room_for(20_000):
-        assert "disk" in input_error(play_episodes, [env], AGENT, [1], {1: Film(tmp_path / "film.mp4", env, 1)})
+        assert "disk" in input_error(
+            play_episodes, [env], AGENT, [1], {1: Film(tmp_path / "film.mp4", env, 1)}
+        )
     assert list(tmp_path.iterdir()) == []

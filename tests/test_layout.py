@@ -1,4 +1,4 @@
-"""What may import what, and how long a helper may be, read off the sources."""
+"""What may import what, and how long and wide a file may be, read off the sources."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -10,12 +10,15 @@ from helpers import ROOT
 PACKAGE = ROOT / "cleanrl_cc"
 SCRIPTS = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
 HELPERS = [path for path in (PACKAGE / "common").glob("*.py") if path.stem != "__init__"]
+PYTHON = [path for folder in ("cleanrl_cc", "tests", "benchmark") for path in (ROOT / folder).rglob("*.py")]
+PYTHON.remove(ROOT / "benchmark" / "launch.py")
 
 each = pytest.mark.parametrize("path", [*SCRIPTS, *HELPERS], ids=lambda path: path.stem)
 
 
 def imports(path: Path) -> set[str]:
-    """The modules of ours that a file imports, at its head or anywhere else; a name out of a package counts as a module."""
+    """The modules of ours that a file imports, at its head or anywhere else; a name
+    out of a package counts as a module."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -42,3 +45,9 @@ def test_helpers_import_only_downwards():
 @pytest.mark.parametrize("path", HELPERS, ids=lambda path: path.stem)
 def test_helpers_are_short(path):
     assert len(path.read_text().splitlines()) <= 350
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_are_at_most_110_columns_wide(path):
+    wide = [number for number, line in enumerate(path.read_text().splitlines(), start=1) if len(line) > 110]
+    assert wide == []

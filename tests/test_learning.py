@@ -9,7 +9,8 @@ from gymnasium.spaces import Box, Discrete
 
 
 class PointMass(gym.Env):
-    """Five steps to bring a point to a target on [-1, 1]. Only the last one is rewarded: the others learn by bootstrapping."""
+    """Five steps to bring a point to a target on [-1, 1]. Only the last one is
+    rewarded: the others learn by bootstrapping."""
 
     observation_space, action_space = Box(-np.inf, np.inf, (3,), np.float32), Box(-1, 1, (1,), np.float32)
 
@@ -81,8 +82,8 @@ gym.register("BrightColumn-v0", BrightColumn)
 OFF_POLICY = {"learning_rate": 1e-3, "hidden_dim": 64, "batch_size": 64, "tau": 0.02, "buffer_size": 10_000}
 SAC = OFF_POLICY | {"initial_alpha": 0.1}
 NOISE = OFF_POLICY | {"exploration_noise": 0.5, "exploration_steps": 1000}
-DQN = {"bins": 15, "learning_rate": 1e-3, "hidden_dim": 64, "batch_size": 64, "target_update_frequency": 50, "updates_per_step": 1.0}
-DQN |= {"epsilon_steps": 500, "epsilon_end": 0.1}
+DQN = {"bins": 15, "learning_rate": 1e-3, "hidden_dim": 64, "batch_size": 64, "target_update_frequency": 50}
+DQN |= {"updates_per_step": 1.0, "epsilon_steps": 500, "epsilon_end": 0.1}
 RAINBOW = DQN | {"beta_steps": 2000, "v_min": -1.0, "v_max": 0.0}
 PPO = {"num_envs": 1, "num_steps": 256, "num_minibatches": 4, "learning_rate": 3e-3, "initial_log_std": -0.5}
 POINT = {"total_timesteps": 1500, "learning_starts": 400, "gamma": 0.9}
@@ -91,7 +92,14 @@ PICTURE = {"total_timesteps": 900, "learning_starts": 200, "frame_stack": 1, "en
 
 def train(script: str, folder, **fields) -> float:
     module = importlib.import_module(f"cleanrl_cc.{script}")
-    run = {"runs_dir": str(folder), "num_threads": 1, "device": "cpu", "precision": "fp32", "eval_frequency": 0, "eval_episodes": 50}
+    run = {
+        "runs_dir": str(folder),
+        "num_threads": 1,
+        "device": "cpu",
+        "precision": "fp32",
+        "eval_frequency": 0,
+        "eval_episodes": 50,
+    }
     return module.train(module.Args(**run | fields))
 
 
@@ -105,7 +113,11 @@ def train(script: str, folder, **fields) -> float:
         ("dqn_atari_style", DQN | POINT | {"total_timesteps": 2000}),
         ("rainbow", RAINBOW | POINT | {"total_timesteps": 3000, "learning_starts": 1000}),
         ("ppo_continuous", PPO | {"total_timesteps": 8000, "learning_rate_schedule": "linear"}),
-        ("ppo_continuous", PPO | {"total_timesteps": 8000, "learning_rate_schedule": "cosine", "action_distribution": "beta"}),
+        (
+            "ppo_continuous",
+            PPO
+            | {"total_timesteps": 8000, "learning_rate_schedule": "cosine", "action_distribution": "beta"},
+        ),
     ],
 )
 def test_a_point_is_brought_to_its_target(script, fields, tmp_path):
@@ -120,13 +132,21 @@ def test_a_point_is_brought_to_its_target(script, fields, tmp_path):
         ("ddpg", NOISE | PICTURE | {"random_shift": False}),
         ("dqn_atari_style", DQN | PICTURE),
         ("rainbow", RAINBOW | PICTURE | {"total_timesteps": 1200, "learning_starts": 600}),
-        ("ppo_continuous", PPO | {"total_timesteps": 3000, "frame_stack": 1, "encoder_channels": 8, "feature_dim": 64}),
+        (
+            "ppo_continuous",
+            PPO | {"total_timesteps": 3000, "frame_stack": 1, "encoder_channels": 8, "feature_dim": 64},
+        ),
     ],
 )
 def test_a_picture_tells_the_action(script, fields, tmp_path):
-    assert train(script, tmp_path, env_id="BrightColumn-v0", image_size=36, **fields) > -0.1  # without looking: -0.5
+    # without looking: -0.5
+    assert train(script, tmp_path, env_id="BrightColumn-v0", image_size=36, **fields) > -0.1
 
 
-@pytest.mark.parametrize("script, fields", [("dqn_atari_style", DQN), ("rainbow", RAINBOW), ("rainbow", RAINBOW | {"components": ()})])
+@pytest.mark.parametrize(
+    "script, fields",
+    [("dqn_atari_style", DQN), ("rainbow", RAINBOW), ("rainbow", RAINBOW | {"components": ()})],
+)
 def test_a_discrete_action_is_chosen_by_what_is_seen(script, fields, tmp_path):
-    assert train(script, tmp_path, env_id="Echo-v0", total_timesteps=500, learning_starts=100, **fields) == 0  # by chance: -0.75
+    # by chance: -0.75
+    assert train(script, tmp_path, env_id="Echo-v0", total_timesteps=500, learning_starts=100, **fields) == 0

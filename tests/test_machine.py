@@ -8,7 +8,8 @@ from helpers import SCRIPTS, checkpoint, load_script, resume, train
 
 from cleanrl_cc.common import machine
 
-OBS_SPACE, ACTION_SPACE = gym.spaces.Box(-np.inf, np.inf, (11,), np.float32), gym.spaces.Box(-1, 1, (3,), np.float32)
+OBS_SPACE = gym.spaces.Box(-np.inf, np.inf, (11,), np.float32)
+ACTION_SPACE = gym.spaces.Box(-1, 1, (3,), np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,9 @@ def pretend(monkeypatch, exact: bool, onednn: float, mkl: float = 1.0):
     monkeypatch.setattr(machine, "time_product", lambda *_: seconds[torch.get_float32_matmul_precision()])
 
 
-@pytest.mark.parametrize("onednn, chosen", [(0.5, "onednn"), (0.8, "onednn"), (0.9, "mkl"), (1.0, "mkl"), (2.0, "mkl")])
+@pytest.mark.parametrize(
+    "onednn, chosen", [(0.5, "onednn"), (0.8, "onednn"), (0.9, "mkl"), (1.0, "mkl"), (2.0, "mkl")]
+)
 def test_auto_takes_the_faster_library(onednn, chosen, monkeypatch, capsys):
     pretend(monkeypatch, exact=True, onednn=onednn)
     assert machine.choose_matmul("auto", [(256, 256, 256)]) == chosen
@@ -91,7 +94,11 @@ def test_the_last_layer_is_fp32_in_bf16(script):
 def test_a_card_that_emulates_bf16_gets_fp32(supported, expected, monkeypatch):
     asked = []
     monkeypatch.setattr(machine, "find_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: asked.append(including_emulation) or supported)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: asked.append(including_emulation) or supported,
+    )
     args = load_script("sac_drq").Args()
     machine.start_torch(args, pixels=True)
     assert (args.precision, asked) == (expected, [False])

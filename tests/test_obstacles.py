@@ -1,4 +1,5 @@
-"""Corridors: what they emit, that a seed is an episode, and that distance and collisions are counted as the documentation says."""
+"""Corridors: what they emit, that a seed is an episode, and that distance and collisions
+are counted as the documentation says."""
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +10,9 @@ from test_envs import assert_identical, check_snapshot, play
 
 from cleanrl_cc.common.envs import make_env
 
-STATIC, MOVING, DENSE = (f"cleanrl_cc/Corridor{layout}-Ball-v0" for layout in ("Static", "Moving", "StaticDense"))
+STATIC, MOVING, DENSE = (
+    f"cleanrl_cc/Corridor{layout}-Ball-v0" for layout in ("Static", "Moving", "StaticDense")
+)
 ANT = "cleanrl_cc/CorridorMoving-Ant-v0"
 AHEAD, STILL = np.array([-1, 0], np.float32), np.zeros(2, np.float32)
 
@@ -29,7 +32,9 @@ def walls(env) -> np.ndarray:
     return env.unwrapped.physics.data.mocap_pos.copy()
 
 
-@pytest.mark.parametrize("walker, size, num_actions", [("Ball", 26, 2), ("Ant", 54, 8), ("Humanoid", 150, 56)])
+@pytest.mark.parametrize(
+    "walker, size, num_actions", [("Ball", 26, 2), ("Ant", 54, 8), ("Humanoid", 150, 56)]
+)
 @pytest.mark.parametrize("layout", ["Static", "MovingDense"])
 def test_states_and_actions(walker, size, num_actions, layout):
     env = make_env(f"cleanrl_cc/Corridor{layout}-{walker}-v0")
@@ -56,14 +61,20 @@ def test_a_seed_is_a_corridor_and_an_episode(env_id):
 @pytest.mark.parametrize("moment", ["in mid-episode", "right after an end"])
 @pytest.mark.parametrize(
     "env_id, fields, num_envs",
-    [(MOVING, {"action_repeat": 20}, 3), (ANT, {"action_repeat": 20}, 1), (MOVING, {"obs": "pixels", "action_repeat": 40}, 1)],
+    [
+        (MOVING, {"action_repeat": 20}, 3),
+        (ANT, {"action_repeat": 20}, 1),
+        (MOVING, {"obs": "pixels", "action_repeat": 40}, 1),
+    ],
 )
 def test_a_snapshot_restores_a_corridor_bit_for_bit(env_id, fields, num_envs, moment):
     check_snapshot(env_id, fields, 20, moment, num_envs)
 
 
 def test_the_density_is_the_number_of_walls_and_variants_can_be_registered():
-    gym.register("SparseCorridor-v0", "cleanrl_cc.common.obstacles:Corridor", kwargs={"walker": "Ball", "density": 0.5})
+    gym.register(
+        "SparseCorridor-v0", "cleanrl_cc.common.obstacles:Corridor", kwargs={"walker": "Ball", "density": 0.5}
+    )
     gym.register("EmptyCorridor-v0", "cleanrl_cc.common.obstacles:Corridor", kwargs={"density": 0})
     numbers = []
     for env_id in ("EmptyCorridor-v0", "SparseCorridor-v0", STATIC, DENSE):
@@ -100,7 +111,8 @@ def test_the_state_shows_the_next_walls_where_they_are(env_id):
         assert 1 <= len(ahead) <= 3
         assert obs["lateral"] == pytest.approx([y])
         assert obs["walls"][: len(ahead), 0] == pytest.approx([wall[0] - x for wall in ahead])
-        assert obs["walls"][: len(ahead), 1] == pytest.approx([wall[1] - y for wall in ahead], abs=0.011)  # a substep of 5 ms later
+        # a substep of 5 ms later
+        assert obs["walls"][: len(ahead), 1] == pytest.approx([wall[1] - y for wall in ahead], abs=0.011)
         assert (obs["walls"][len(ahead) :] == (10, 0, 0)).all()
         speeds = (walls(env)[:, 1] - before) / 0.04
         assert obs["walls"][: len(ahead), 2] == pytest.approx(
@@ -130,7 +142,8 @@ def test_rolling_straight_ahead_is_stopped_by_a_wall_and_counted(seed):
     assert episode["collisions"] == (pauses > 0.5).sum() < len(touches)
     env.reset(seed=seed)
     y = env.unwrapped.task.position(env.unwrapped.physics)[1]
-    x = next(wall[0] for wall in walls(env) if abs(wall[1] - y) < 1.2)  # the first wall in the way of a Ball of 0.2 m
+    # the first wall in the way of a Ball of 0.2 m
+    x = next(wall[0] for wall in walls(env) if abs(wall[1] - y) < 1.2)
     assert x - 0.35 < infos[touches[0]]["distance"] < x
 
 
@@ -172,12 +185,17 @@ def test_videos_follow_the_walker_at_the_speed_of_the_simulation():
     assert env.metadata["render_fps"] == 25
     assert first.shape == (240, 320, 3) and first.std() > 5
     assert (first != env.render()).mean() > 0.05  # the floor passes by
-    assert make_env("dm_control/walker-walk-v0").metadata["render_fps"] == 40  # shimmy's environments share a dict
+    # shimmy's environments share a dict
+    assert make_env("dm_control/walker-walk-v0").metadata["render_fps"] == 40
 
 
 @pytest.mark.parametrize(
     "kwargs, words",
-    [({"walker": "Fish"}, ["Fish", "Ball", "Ant"]), ({"density": -1}, ["density", "-1"]), ({"density": 11}, ["density", "11"])],
+    [
+        ({"walker": "Fish"}, ["Fish", "Ball", "Ant"]),
+        ({"density": -1}, ["density", "-1"]),
+        ({"density": 11}, ["density", "11"]),
+    ],
 )
 def test_a_wrong_variant_ends_in_one_sentence(kwargs, words):
     message = input_error(gym.make, STATIC, **kwargs)

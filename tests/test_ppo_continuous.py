@@ -21,7 +21,8 @@ def test_what_comes_after_the_last_update_is_in_the_checkpoint(tmp_path):
 @pytest.mark.parametrize("schedule, last", [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])
 def test_the_learning_rate_follows_its_schedule(schedule, last, tmp_path):
     rate = {"learning_rate": 0.5e-3, "learning_rate_schedule": schedule}
-    train("ppo_continuous", tmp_path / "run", total_timesteps=62, **rate)  # the only update comes after the 31st step
+    # the only update comes after the 31st step
+    train("ppo_continuous", tmp_path / "run", total_timesteps=62, **rate)
     (optimizer,) = checkpoint(tmp_path / "run")["optimizers"].values()
     assert optimizer["param_groups"][0]["lr"] == pytest.approx(last * 0.5e-3)
 
@@ -44,16 +45,22 @@ def test_statistics_are_shared_by_environments_and_evaluation_reads_them(tmp_pat
     agent = ppo_continuous.Agent(args, Box(-9, 9, (3,)), Box(-1, 1, (1,)), torch.device("cpu"))
     agent.load_state_dict(state)
     obs = np.array([[0.5, 0.5, 3.0]], np.float32)
-    normalised = ((obs - state["obs_statistics.mean"].numpy()) / np.sqrt(state["obs_statistics.var"].numpy())).astype(np.float32)
+    normalised = (
+        (obs - state["obs_statistics.mean"].numpy()) / np.sqrt(state["obs_statistics.var"].numpy())
+    ).astype(np.float32)
     policy, values = agent(torch.as_tensor(normalised))
     assert agent.act(obs, deterministic=True) == pytest.approx(policy.mean.detach().numpy(), abs=1e-5)
-    assert agent.value(obs) == pytest.approx(values.detach().numpy() * np.sqrt(float(state["return_statistics.var"])), rel=1e-4)
+    assert agent.value(obs) == pytest.approx(
+        values.detach().numpy() * np.sqrt(float(state["return_statistics.var"])), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("obs_space", [Box(-9, 9, (3,)), Box(0, 255, (4, 36, 36), np.uint8)])
 def test_all_parameters_are_one_tensor_and_stay_so(obs_space):
     args = ppo_continuous.Args(num_envs=1, num_steps=8, num_minibatches=1, num_epochs=1, precision="fp32")
-    agent, other = (ppo_continuous.Agent(args, obs_space, Box(-1, 1, (1,)), torch.device("cpu")) for _ in range(2))
+    agent, other = (
+        ppo_continuous.Agent(args, obs_space, Box(-1, 1, (1,)), torch.device("cpu")) for _ in range(2)
+    )
     agent.load_state_dict(other.state_dict())
     assert torch.equal(agent.weights, other.weights) and agent.weights.std() > 0
     obs = agent.normalize(np.stack([obs_space.sample() for _ in range(8)]))
@@ -79,7 +86,16 @@ def test_ignored_actions_teach_nothing():
             obs, final = rng.normal(size=(1, 3)).astype(np.float32), np.array([row == 4])
             actions, log_probs, values = agent.sample(obs)
             actions, log_probs = actions + ignored * final, log_probs + ignored * final
-            buffer.add(obs, actions, log_probs, values, rng.normal(size=1) * ~final, np.array([row == 3]), np.zeros(1, bool), final=final)
+            buffer.add(
+                obs,
+                actions,
+                log_probs,
+                values,
+                rng.normal(size=1) * ~final,
+                np.array([row == 3]),
+                np.zeros(1, bool),
+                final=final,
+            )
         agent.update(buffer, obs, rng)
         weights.append(agent.state_dict())
     assert weights[0]["obs_statistics.count"] == 7
@@ -90,7 +106,9 @@ def test_actions_are_stored_as_they_were_sampled_with_their_own_probabilities(tm
     train("ppo_continuous", tmp_path / "run", total_timesteps=63, initial_log_std=1.0)
     state = checkpoint(tmp_path / "run")
     rows = {name: torch.as_tensor(values) for name, values in replay(tmp_path / "run").items()}
-    agent = ppo_continuous.Agent(ppo_continuous.Args(**state["args"]), Box(-9, 9, (3,)), Box(-1, 1, (1,)), torch.device("cpu"))
+    agent = ppo_continuous.Agent(
+        ppo_continuous.Args(**state["args"]), Box(-9, 9, (3,)), Box(-1, 1, (1,)), torch.device("cpu")
+    )
     agent.load_state_dict(state["agent"])  # the policy that played all 31 rows after the only update
     with torch.no_grad():
         policy, values = agent(agent.normalize(rows["obs"][:, 0]))
@@ -102,7 +120,8 @@ def test_actions_are_stored_as_they_were_sampled_with_their_own_probabilities(tm
 def test_episodes_without_any_reward_end_no_run():
     args = ppo_continuous.Args(num_envs=1, num_steps=8, num_minibatches=1, precision="fp32")
     spaces, rng = (Box(-9, 9, (3,)), Box(-1, 1, (1,))), np.random.default_rng(1)
-    agent, buffer = ppo_continuous.Agent(args, *spaces, torch.device("cpu")), ppo_continuous.RolloutBuffer(args, *spaces)
+    agent = ppo_continuous.Agent(args, *spaces, torch.device("cpu"))
+    buffer = ppo_continuous.RolloutBuffer(args, *spaces)
     for row in range(8):  # of one step each, and the steps that reset
         obs, resets = rng.normal(size=(1, 3)).astype(np.float32), np.array([row % 2 == 1])
         buffer.add(obs, *agent.sample(obs), np.zeros(1), ~resets, np.zeros(1, bool), final=resets)
@@ -110,18 +129,32 @@ def test_episodes_without_any_reward_end_no_run():
 
 
 def test_rewards_are_divided_by_the_deviation_of_the_discounted_return(monkeypatch):
-    args = ppo_continuous.Args(num_envs=1, num_steps=8, num_minibatches=1, num_epochs=1, gamma=0.5, precision="fp32")
+    args = ppo_continuous.Args(
+        num_envs=1, num_steps=8, num_minibatches=1, num_epochs=1, gamma=0.5, precision="fp32"
+    )
     spaces, rng = (Box(-9, 9, (3,)), Box(-1, 1, (1,))), np.random.default_rng(1)
-    agent, buffer = ppo_continuous.Agent(args, *spaces, torch.device("cpu")), ppo_continuous.RolloutBuffer(args, *spaces)
+    agent = ppo_continuous.Agent(args, *spaces, torch.device("cpu"))
+    buffer = ppo_continuous.RolloutBuffer(args, *spaces)
     rewards, returns, total, seen, advantages = rng.normal(0, 5, 8), [], 0.0, [], buffer.advantages
     rewards[4] = 0  # of the step that resets
     for row, reward in enumerate(rewards):
         obs = rng.normal(size=(1, 3)).astype(np.float32)
-        buffer.add(obs, *agent.sample(obs), rewards[[row]], np.array([row == 3]), np.zeros(1, bool), final=np.array([row == 4]))
+        buffer.add(
+            obs,
+            *agent.sample(obs),
+            rewards[[row]],
+            np.array([row == 3]),
+            np.zeros(1, bool),
+            final=np.array([row == 4]),
+        )
         total = reward + args.gamma * total
         returns += [total] if row != 4 else []
         total *= row != 3
-    monkeypatch.setattr(buffer, "advantages", lambda rewards, values: seen.append(rewards.copy()) or advantages(rewards, values))
+    monkeypatch.setattr(
+        buffer,
+        "advantages",
+        lambda rewards, values: seen.append(rewards.copy()) or advantages(rewards, values),
+    )
     agent.update(buffer, obs, rng)
     assert agent.return_statistics.var.item() == pytest.approx(np.var(returns), rel=1e-5)
     assert seen[0][:, 0] == pytest.approx(rewards / np.std(returns), rel=1e-4)

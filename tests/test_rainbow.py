@@ -12,7 +12,10 @@ from cleanrl_cc.common.tables import read_csv
 SETS = {
     "all": rainbow.COMPONENTS,
     "none": (),
-    **{f"no {component}": tuple(c for c in rainbow.COMPONENTS if c != component) for component in rainbow.COMPONENTS},
+    **{
+        f"no {component}": tuple(c for c in rainbow.COMPONENTS if c != component)
+        for component in rainbow.COMPONENTS
+    },
 }
 
 
@@ -35,18 +38,29 @@ def test_priorities_follow_the_errors(tmp_path):
 @pytest.mark.parametrize("components, expected", [(("noisy",), 0), ((), 0.2)])
 def test_noise_replaces_random_actions(components, expected, tmp_path, monkeypatch):
     q_values, noisy_calls = rainbow.Agent.q_values, []
-    record = lambda agent, obs, noisy=False: noisy_calls.append(noisy) or q_values(agent, obs, noisy)  # noqa: E731
+
+    def record(agent, obs, noisy=False):
+        noisy_calls.append(noisy)
+        return q_values(agent, obs, noisy)
+
     monkeypatch.setattr(rainbow.Agent, "q_values", record)
     fields = {"learning_starts": 900, "epsilon_steps": 50, "epsilon_end": 0.2, "updates_per_step": 0.0}
     train("rainbow", tmp_path / "run", total_timesteps=1000, components=components, **fields)
     (row,) = read_csv(tmp_path / "run" / "progress.csv")
     assert float(row["charts/epsilon"]) == expected
-    assert all(noisy_calls[:-200]) and not any(noisy_calls[-200:]), "noise in training, none in the episode that evaluates"
+    assert all(noisy_calls[:-200]) and not any(noisy_calls[-200:]), (
+        "noise in training, none in the episode that evaluates"
+    )
 
 
 def agent_for(action_space, **fields) -> rainbow.Agent:
     torch.manual_seed(0)
-    return rainbow.Agent(rainbow.Args(hidden_dim=16, precision="fp32", **fields), Box(-1, 1, (3,)), action_space, torch.device("cpu"))
+    return rainbow.Agent(
+        rainbow.Args(hidden_dim=16, precision="fp32", **fields),
+        Box(-1, 1, (3,)),
+        action_space,
+        torch.device("cpu"),
+    )
 
 
 def test_noise_is_drawn_at_each_step_but_not_where_the_policy_is_deterministic():
@@ -73,7 +87,12 @@ def test_values_are_in_units_of_the_environment(components, action_space):
 
 @pytest.mark.parametrize(
     "env_id, lowest, highest",
-    [("CartPole-v1", 0, 1), ("Acrobot-v1", -1, 0), ("dm_control/walker-walk-v0", 0, 1), ("dm_control/humanoid-walk-v0", 0, 1)],
+    [
+        ("CartPole-v1", 0, 1),
+        ("Acrobot-v1", -1, 0),
+        ("dm_control/walker-walk-v0", 0, 1),
+        ("dm_control/humanoid-walk-v0", 0, 1),
+    ],
 )
 def test_the_support_holds_the_discounted_return(env_id, lowest, highest):
     args = parse("rainbow", ["--env-id", env_id])
@@ -89,7 +108,14 @@ def test_importance_weights_grow(tmp_path, monkeypatch):
 
 
 def test_a_support_that_does_not_hold_the_returns_is_told_once(tmp_path, capfd):
-    train("rainbow", tmp_path / "run", total_timesteps=1100, updates_per_step=1.0, target_update_frequency=20, learning_rate=1e-3)
+    train(
+        "rainbow",
+        tmp_path / "run",
+        total_timesteps=1100,
+        updates_per_step=1.0,
+        target_update_frequency=20,
+        learning_rate=1e-3,
+    )
     (warning,) = [line for line in capfd.readouterr().err.splitlines() if "--v-max" in line]
     assert all(words in warning for words in ("--v-min -10", "10", "--reward-scale 1"))
     assert float(read_csv(tmp_path / "run" / "progress.csv")[-1]["losses/edge_mass"]) > 0.2
@@ -97,7 +123,13 @@ def test_a_support_that_does_not_hold_the_returns_is_told_once(tmp_path, capfd):
 
 @pytest.mark.parametrize("components", [rainbow.COMPONENTS, ()])
 def test_a_support_that_holds_them_is_not(components, tmp_path, capfd):
-    fields = {"total_timesteps": 200, "updates_per_step": 1.0, "v_min": -1000.0, "v_max": 1000.0, "components": components}
+    fields = {
+        "total_timesteps": 200,
+        "updates_per_step": 1.0,
+        "v_min": -1000.0,
+        "v_max": 1000.0,
+        "components": components,
+    }
     train("rainbow", tmp_path / "run", **fields)
     assert "--v-max" not in capfd.readouterr().err
 
@@ -105,5 +137,12 @@ def test_a_support_that_holds_them_is_not(components, tmp_path, capfd):
 def test_edge_mass_is_that_of_the_targets():
     agent = agent_for(Discrete(2), components=("c51",), v_min=-1.0, v_max=1.0)
     rewards = torch.tensor([5.0, -5.0, 0.0, 0.5])  # without a future: two are cut off
-    batch = rainbow.Batch(torch.zeros(4, 3), torch.zeros(4, 1).long(), rewards, torch.zeros(4, 3), *torch.ones(3, 4), torch.zeros(4).long())
+    batch = rainbow.Batch(
+        torch.zeros(4, 3),
+        torch.zeros(4, 1).long(),
+        rewards,
+        torch.zeros(4, 3),
+        *torch.ones(3, 4),
+        torch.zeros(4).long(),
+    )
     assert agent.update(batch)[1]["losses/edge_mass"].item() == pytest.approx(0.5)

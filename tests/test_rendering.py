@@ -17,7 +17,16 @@ import mujoco  # chooses its back end when it is imported
 from mujoco.egl import EGL
 
 WALKER, HOPPER, CORRIDOR = "dm_control/walker-walk-v0", "Hopper-v5", "cleanrl_cc/CorridorStatic-Ball-v0"
-IDS = [WALKER, "dm_control/cheetah-run-v0", "dm_control/humanoid-walk-v0", HOPPER, "Reacher-v5", "InvertedPendulum-v5", "Ant-v5", CORRIDOR]
+IDS = [
+    WALKER,
+    "dm_control/cheetah-run-v0",
+    "dm_control/humanoid-walk-v0",
+    HOPPER,
+    "Reacher-v5",
+    "InvertedPendulum-v5",
+    "Ant-v5",
+    CORRIDOR,
+]
 
 
 def make_pixels(env_id: str, **kwargs):
@@ -30,10 +39,13 @@ def step(env) -> np.ndarray:
 
 
 def library_source(env):
-    """A function that draws by the library what `env` shows; to be called before a reset, as Gymnasium's free camera aims at the start."""
+    """A function that draws by the library what `env` shows; to be called before a reset, as
+    Gymnasium's free camera aims at the start."""
     base = env.unwrapped
     if hasattr(base, "physics"):
-        return lambda: base.physics.render(84, 84, camera_id=getattr(base, "camera_id", 0), render_flag_overrides=PLAIN)
+        return lambda: base.physics.render(
+            84, 84, camera_id=getattr(base, "camera_id", 0), render_flag_overrides=PLAIN
+        )
     renderer = gymnasium_renderer(base, 84)
     return lambda: renderer.render("rgb_array")
 
@@ -155,6 +167,9 @@ def test_what_nobody_closes_is_freed_without_complaints():
         "[(env.reset(), env.render()) for env in envs]"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code % WALKER], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-W", "ignore", "-c", code % WALKER],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
     )
     assert done.returncode == 0 and "Error" not in done.stderr and "Exception" not in done.stderr, done.stderr

@@ -1,4 +1,5 @@
-"""A run that was stopped goes on as if it had not been, bit for bit; and nothing that watches the training changes it."""
+"""A run that was stopped goes on as if it had not been, bit for bit; and nothing
+that watches the training changes it."""
 
 import os
 import shlex
@@ -24,10 +25,22 @@ from helpers import (
 from cleanrl_cc.common.runs import Run
 from cleanrl_cc.common.tables import read_csv
 
-# Long enough that the process still trains when the signal arrives, which is sent as soon as there is a checkpoint.
+# Long enough that the process still trains when the signal arrives, which is
+# sent as soon as there is a checkpoint.
 PROBLEMS = {
-    "LunarLander": {"env_id": "LunarLander-v3", "total_timesteps": 1500, "eval_frequency": 700, "checkpoint_frequency": 130},
-    "3 Hoppers": {"env_id": "Hopper-v5", "total_timesteps": 1200, "num_envs": 3, "eval_frequency": 500, "checkpoint_frequency": 130},
+    "LunarLander": {
+        "env_id": "LunarLander-v3",
+        "total_timesteps": 1500,
+        "eval_frequency": 700,
+        "checkpoint_frequency": 130,
+    },
+    "3 Hoppers": {
+        "env_id": "Hopper-v5",
+        "total_timesteps": 1200,
+        "num_envs": 3,
+        "eval_frequency": 500,
+        "checkpoint_frequency": 130,
+    },
     "CarRacing": PIXELS | {"total_timesteps": 160, "checkpoint_frequency": 60},
 }
 
@@ -74,8 +87,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(script, problem, number, whole_group,
 @pytest.mark.parametrize("num_envs", [1, 2])
 @pytest.mark.parametrize("episodes", [3, 3.5], ids=["after an episode's last step", "in an episode"])
 def test_a_grown_run_equals_a_longer_one(script, num_envs, episodes, tmp_path):
-    # After its last step an environment waits for its reset: Gymnasium keeps that flag where no snapshot reaches it.
-    short = {"num_envs": num_envs, "patience": 40}  # Pendulum never rewards: all training episodes are 40 steps long
+    # After its last step an environment waits for its reset: Gymnasium keeps
+    # that flag where no snapshot reaches it.
+    # Pendulum never rewards: all training episodes are 40 steps long
+    short = {"num_envs": num_envs, "patience": 40}
     steps, more = int(40 * num_envs * episodes), 100 * num_envs
     train(script, tmp_path / "grown", total_timesteps=steps, **short)
     assert {env["ended"] for env in checkpoint(tmp_path / "grown")["envs"]} == {episodes == 3}
@@ -94,12 +109,16 @@ def test_a_process_killed_while_it_saves_leaves_a_matching_pair(script, tmp_path
     train(script, tmp_path / "direct", total_timesteps=350)
     assert_same_training(tmp_path / "killed", tmp_path / "direct")
     names = {path.name for path in (tmp_path / "killed").iterdir()}
-    assert names & {"replay-250.npz", "replay-300.npz", "last.pt.tmp", "replay-400.npz.tmp"} == set(), "leftovers fill the disk"
+    assert names & {"replay-250.npz", "replay-300.npz", "last.pt.tmp", "replay-400.npz.tmp"} == set(), (
+        "leftovers fill the disk"
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("renames", [0, 1])
-def test_a_process_that_ends_between_two_renames_leaves_a_matching_pair(script, renames, tmp_path, monkeypatch):
+def test_a_process_that_ends_between_two_renames_leaves_a_matching_pair(
+    script, renames, tmp_path, monkeypatch
+):
     train(script, tmp_path / "run", total_timesteps=60)
     replace, done = os.replace, []
 
@@ -124,7 +143,11 @@ def test_a_log_line_after_a_resume_has_the_losses_of_the_last_update(tmp_path):
     train("ppo_continuous", tmp_path / "direct", total_timesteps=1100, num_steps=600)
     lines = (read_csv(tmp_path / name / "progress.csv") for name in ("grown", "direct"))
     grown, direct = (next(row for row in rows if row["global_step"] == "1000") for rows in lines)
-    assert {key: value for key, value in grown.items() if "losses" in key} == {k: v for k, v in direct.items() if "losses" in k} != {}
+    assert (
+        {key: value for key, value in grown.items() if "losses" in key}
+        == {k: v for k, v in direct.items() if "losses" in k}
+        != {}
+    )
 
 
 def test_a_signal_after_the_save_of_its_step_is_saved_with_the_next(tmp_path, monkeypatch):
@@ -143,7 +166,10 @@ def test_a_signal_after_the_save_of_its_step_is_saved_with_the_next(tmp_path, mo
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("watched", [{"eval_frequency": 40, "eval_episodes": 2}, {"checkpoint_frequency": 30}, {"capture_video": True}])
+@pytest.mark.parametrize(
+    "watched",
+    [{"eval_frequency": 40, "eval_episodes": 2}, {"checkpoint_frequency": 30}, {"capture_video": True}],
+)
 def test_watching_a_run_does_not_change_it(script, watched, tmp_path):
     train(script, tmp_path / "plain", total_timesteps=250)
     train(script, tmp_path / "watched", total_timesteps=250, **watched)

@@ -7,7 +7,19 @@ import pytest
 import torch
 import torch._inductor.config
 from gymnasium.spaces import Box
-from helpers import PIXELS, ROOT, SCRIPTS, checkpoint, command_line, flags, load_script, parse, replay, start, train
+from helpers import (
+    PIXELS,
+    ROOT,
+    SCRIPTS,
+    checkpoint,
+    command_line,
+    flags,
+    load_script,
+    parse,
+    replay,
+    start,
+    train,
+)
 
 from cleanrl_cc.common.tables import read_csv
 
@@ -15,7 +27,10 @@ VECTOR = {"total_timesteps": 1100}
 PROBLEMS = {"vector": VECTOR, "pixels": PIXELS}
 MORE = {
     "ddpg": {"batch norm and OU noise": VECTOR | {"batch_norm": True, "exploration_noise_type": "ou"}},
-    "dqn_atari_style": {"discrete": {"env_id": "CartPole-v1", "total_timesteps": 400}, "two axes": PIXELS | {"action_set": "auto"}},
+    "dqn_atari_style": {
+        "discrete": {"env_id": "CartPole-v1", "total_timesteps": 400},
+        "two axes": PIXELS | {"action_set": "auto"},
+    },
     "ppo_continuous": {"beta": VECTOR | {"action_distribution": "beta"}},
     "rainbow": {
         "discrete": {"env_id": "CartPole-v1", "total_timesteps": 400},
@@ -33,7 +48,14 @@ LOSSES = {
     "sac_drq": {"qf_loss", "q1", "actor_loss", "alpha_loss", "alpha", "entropy"},
     "td3": {"qf_loss", "q1", "actor_loss"},
     "ddpg": {"qf_loss", "q", "actor_loss"},
-    "ppo_continuous": {"policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance"},
+    "ppo_continuous": {
+        "policy_loss",
+        "value_loss",
+        "entropy",
+        "approx_kl",
+        "clip_fraction",
+        "explained_variance",
+    },
     "dqn_atari_style": DQN_LOSSES,
     "rainbow": DQN_LOSSES | {"edge_mass"},
 }
@@ -51,9 +73,16 @@ def test_it_learns_from_what_it_did(script, changes, tmp_path):
     state = checkpoint(tmp_path / "run")
     assert state["num_updates"] > 20
     before = untrained(script, tmp_path / "untrained", **changes)
-    still = [name for name in before if torch.equal(before[name], state["agent"][name]) and "num_batches" not in name]
-    assert still == (["ou_noise"] if script == "ddpg" and "batch_norm" not in changes else [])  # by default its noise has no memory
-    assert math.isfinite(mean_return) and mean_return == float(read_csv(tmp_path / "run" / "evaluations.csv")[-1]["return_mean"])
+    still = [
+        name
+        for name in before
+        if torch.equal(before[name], state["agent"][name]) and "num_batches" not in name
+    ]
+    # by default its noise has no memory
+    assert still == (["ou_noise"] if script == "ddpg" and "batch_norm" not in changes else [])
+    assert math.isfinite(mean_return) and mean_return == float(
+        read_csv(tmp_path / "run" / "evaluations.csv")[-1]["return_mean"]
+    )
     if script == "ppo_continuous":  # it keeps no replay
         return
     rows = replay(tmp_path / "run")
@@ -66,7 +95,11 @@ def test_its_losses_are_logged(script, tmp_path):
     train(script, tmp_path / "run", total_timesteps=1000)
     (row,) = read_csv(tmp_path / "run" / "progress.csv")
     assert {name.removeprefix("losses/") for name in row if name.startswith("losses/")} == LOSSES[script]
-    assert all(math.isfinite(float(value)) for name, value in row.items() if name.startswith("losses/") or name == "charts/num_updates")
+    assert all(
+        math.isfinite(float(value))
+        for name, value in row.items()
+        if name.startswith("losses/") or name == "charts/num_updates"
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -83,9 +116,14 @@ def test_the_command_line_does_the_same(script, problem, tmp_path):
 
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_a_module_where_the_command_is_typed_is_found(num_envs, tmp_path):
-    lines = ["import gymnasium as gym", "gym.register('Mine-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=200)"]
+    lines = [
+        "import gymnasium as gym",
+        "gym.register('Mine-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=200)",
+    ]
     (tmp_path / "my_module.py").write_text("\n".join(lines))
-    words = command_line(SCRIPTS[0], tmp_path / "run", env_id="my_module:Mine-v0", total_timesteps=60, num_envs=num_envs)
+    words = command_line(
+        SCRIPTS[0], tmp_path / "run", env_id="my_module:Mine-v0", total_timesteps=60, num_envs=num_envs
+    )
     process = start(SCRIPTS[0], words, cwd=tmp_path, python_path=ROOT)
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
@@ -93,15 +131,24 @@ def test_a_module_where_the_command_is_typed_is_found(num_envs, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_args_made_in_python_are_enough(script, tmp_path):
-    args = load_script(script).Args(env_id="Pendulum-v1", total_timesteps=120, runs_dir=str(tmp_path), eval_episodes=1)
+    args = load_script(script).Args(
+        env_id="Pendulum-v1", total_timesteps=120, runs_dir=str(tmp_path), eval_episodes=1
+    )
     assert math.isfinite(load_script(script).train(args))
 
 
 @pytest.mark.parametrize("schedule, last", [("constant", 1.0), ("linear", 0.01)])
 def test_the_learning_rate_follows_its_schedule(schedule, last, tmp_path):
-    train("sac_drq", tmp_path / "run", total_timesteps=100, learning_rate=0.5e-3, learning_rate_schedule=schedule)
+    train(
+        "sac_drq",
+        tmp_path / "run",
+        total_timesteps=100,
+        learning_rate=0.5e-3,
+        learning_rate_schedule=schedule,
+    )
     for name, optimizer in checkpoint(tmp_path / "run")["optimizers"].items():
-        assert optimizer["param_groups"][0]["lr"] == pytest.approx(last * 0.5e-3), name  # of the update after the 99th step
+        # of the update after the 99th step
+        assert optimizer["param_groups"][0]["lr"] == pytest.approx(last * 0.5e-3), name
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -114,7 +161,8 @@ def test_bf16_trains_close_to_fp32(script, problem, tmp_path):
     fp32, bf16 = (checkpoint(tmp_path / precision)["agent"] for precision in ("fp32", "bf16"))
     assert all(tensor.dtype != torch.bfloat16 for tensor in bf16.values())
     assert any(not torch.equal(fp32[name], bf16[name]) for name in fp32)
-    moved = state["num_updates"] * state["args"]["learning_rate"]  # at most, by Adam, whatever the gradient's size
+    # at most, by Adam, whatever the gradient's size
+    moved = state["num_updates"] * state["args"]["learning_rate"]
     for name in (name for name in fp32 if "statistics" not in name):
         torch.testing.assert_close(bf16[name], fp32[name], atol=2 * moved, rtol=0)
 
@@ -123,7 +171,9 @@ def test_bf16_trains_close_to_fp32(script, problem, tmp_path):
 def test_each_environment_and_dimension_explores_for_itself(script):
     module = load_script(script)
     agent = module.Agent(module.Args(num_envs=4), Box(-1, 1, (3,)), Box(-1, 1, (2,)), torch.device("cpu"))
-    exploring, greedy = (agent.act(np.ones((4, 3), np.float32), deterministic=choice) for choice in (False, True))
+    exploring, greedy = (
+        agent.act(np.ones((4, 3), np.float32), deterministic=choice) for choice in (False, True)
+    )
     assert len(np.unique(exploring - greedy)) == 8 and np.allclose(greedy, greedy[0])
 
 

@@ -1,6 +1,8 @@
-"""What the scripts share. Helpers know no algorithm, and each imports only those below it; `errors` is the ground floor.
+"""What the scripts share. Helpers know no algorithm, and each imports only those
+below it; `errors` is the ground floor.
 
-Importing this package registers its environments with Gymnasium; their simulators are imported when one is made.
+Importing this package registers its environments with Gymnasium; their
+simulators are imported when one is made.
 """
 
 import itertools

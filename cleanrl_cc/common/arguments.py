@@ -1,4 +1,5 @@
-"""What a run is told: the fields that all scripts have, their ranges, presets, and what a resumed run may change."""
+"""What a run is told: the fields that all scripts have, their ranges,
+presets, and what a resumed run may change."""
 
 import argparse
 import fnmatch
@@ -30,7 +31,8 @@ class RunArgs:
     obs: Literal["auto", "pixels", "state"] = "auto"
     """what the agent sees; auto: pixels where the environment emits images, else state"""
     action_set: Literal["auto", "native", "five"] = "auto"
-    """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own; five: CarRacing's five discrete actions"""
+    """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own;
+    five: CarRacing's five discrete actions"""
     action_repeat: int = 1
     """environment steps per agent step; rewards are summed, only the last frame is rendered"""
     frame_stack: int = 4
@@ -40,7 +42,8 @@ class RunArgs:
     grayscale: bool = True
     """one channel per frame instead of three"""
     patience: int = 0
-    """truncate a training episode after so many agent steps without a positive reward; 0: never. Evaluations ignore it"""
+    """truncate a training episode after so many agent steps without a positive
+    reward; 0: never. Evaluations ignore it"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1"""
     num_threads: int | None = None
@@ -56,7 +59,8 @@ class RunArgs:
     run_name: str | None = None
     """name of the run folder; None: environment, script, seed and time"""
     resume: str | None = None
-    """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow"""
+    """a run folder or its last.pt: goes on with the arguments stored
+    there; only --total-timesteps may grow"""
     checkpoint_frequency: int = 25_000
     """global steps between checkpoints; 0: only at the end and when stopped"""
     eval_frequency: int = 10_000
@@ -79,8 +83,8 @@ class RunArgs:
 def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = None):
     """The command line as an instance of the dataclass `cls`.
 
-    Defaults come from the preset whose key matches --env-id (keys may hold * and ?), or from the checkpoint when resuming: then
-    only --total-timesteps may differ, and only upwards.
+    Defaults come from the preset whose key matches --env-id (keys may hold * and ?), or from the checkpoint
+    when resuming: then only --total-timesteps may differ, and only upwards.
 
     Raises:
         InputError: a checkpoint that cannot be resumed, or an argument that may not change.
@@ -91,7 +95,9 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     early.add_argument("--resume")
     chosen, _ = early.parse_known_args(argv)
     if chosen.resume is None:
-        return tyro.cli(cls, description=_summary(cls), default=preset_args(cls, presets, chosen.env_id), args=argv)
+        return tyro.cli(
+            cls, description=_summary(cls), default=preset_args(cls, presets, chosen.env_id), args=argv
+        )
 
     saved = resume_args(cls, chosen.resume)
     args = tyro.cli(cls, description=_summary(cls), default=saved, args=argv)
@@ -101,9 +107,13 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
             setattr(args, name, value)
         elif name not in ("resume", "total_timesteps") and typed != value:
             flag = "--" + name.replace("_", "-")
-            raise InputError(f"{flag} is {value!r} in {chosen.resume}; a resumed run can only change --total-timesteps.")
+            raise InputError(
+                f"{flag} is {value!r} in {chosen.resume}; a resumed run can only change --total-timesteps."
+            )
     if args.total_timesteps < saved.total_timesteps:
-        raise InputError(f"--total-timesteps was {saved.total_timesteps} in {chosen.resume} and can only grow.")
+        raise InputError(
+            f"--total-timesteps was {saved.total_timesteps} in {chosen.resume} and can only grow."
+        )
     return args
 
 
@@ -114,7 +124,8 @@ def preset_args(cls: type, presets: dict[str, dict], env_id: str):
 
 
 def resume_args(cls: type, path: str):
-    """The arguments inside a checkpoint, with `resume` set to its path. Raises InputError where they are not those of `cls`."""
+    """The arguments inside a checkpoint, with `resume` set to its path. Raises
+    InputError where they are not those of `cls`."""
     checkpoint = load_checkpoint(path, algorithm=script_name(cls))
     try:
         args = cls(**checkpoint["args"] | {"resume": str(path)})
@@ -123,7 +134,9 @@ def resume_args(cls: type, path: str):
                 raise TypeError(f"{name} is {getattr(args, name)!r}")
         return args
     except TypeError as error:
-        raise InputError(f"{path} does not fit this script: {error}. Resume with the version that wrote it.") from error
+        raise InputError(
+            f"{path} does not fit this script: {error}. Resume with the version that wrote it."
+        ) from error
 
 
 def fits(value, kind) -> bool:
@@ -139,7 +152,15 @@ def fits(value, kind) -> bool:
 
 def check_args(args, at_least_one=(), at_least_zero=(), in_unit_interval=(), positive=(), at_least_two=()):
     """Checks the run fields, and the fields named. Raises InputError."""
-    at_least_one = ("total_timesteps", "num_envs", "action_repeat", "frame_stack", "image_size", "eval_episodes", *at_least_one)
+    at_least_one = (
+        "total_timesteps",
+        "num_envs",
+        "action_repeat",
+        "frame_stack",
+        "image_size",
+        "eval_episodes",
+        *at_least_one,
+    )
     at_least_zero = ("seed", "patience", "checkpoint_frequency", "eval_frequency", *at_least_zero)
     for names, is_good, expected in (
         (at_least_one, lambda value: value >= 1, "at least 1"),

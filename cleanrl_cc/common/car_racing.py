@@ -1,15 +1,19 @@
 """CarRacing with Gymnasium's exact pixels, rewards, terminations and infos, about four times faster.
 
-Stock CarRacing spends 98 % of a step drawing a 1000x800 window that it scales down to the 96x96 observation. The pixels
-of anti-aliased polygons and of scaling have a fixed price when they must stay identical, so savings are around them:
+Stock CarRacing spends 98 % of a step drawing a 1000x800 window that it scales down to the 96x96
+observation. The pixels of anti-aliased polygons and of scaling have a fixed price when they must stay
+identical, so savings are around them:
 
-- the track's ~800 polygons are culled by a few NumPy comparisons, and only the ~20 in sight are transformed and drawn;
-- NumPy repeats pygame's operations in pygame's order, so that vertices truncate to the same integer coordinates;
+- the track's ~800 polygons are culled by a few NumPy comparisons, and only the
+  ~20 in sight are transformed and drawn;
+- NumPy repeats pygame's operations in pygame's order, so that vertices
+  truncate to the same integer coordinates;
 - the background is one `fill` while the edge of the playfield is out of sight;
 - the window is drawn upside down, as stock does, but flipped only after its width has been scaled to 96;
 - surfaces and the font are kept, and the score is drawn only when it changes;
 - the car is drawn and driven without pygame vectors and NumPy scalars (1.06 times faster drawn, 1.03 driven);
-- frames that nobody looks at can be left out (`render_observation`): 13 times faster when drawing one frame in four.
+- frames that nobody looks at can be left out (`render_observation`): 13 times
+  faster when drawing one frame in four.
 
 Frames for humans and videos come from stock's own `render`.
 """
@@ -20,7 +24,14 @@ import numpy as np
 import pygame
 from Box2D import b2World
 from gymnasium.envs.box2d import car_dynamics
-from gymnasium.envs.box2d.car_dynamics import ENGINE_POWER, FRICTION_LIMIT, SIZE, WHEEL_R, WHEEL_W, WHEEL_WHITE
+from gymnasium.envs.box2d.car_dynamics import (
+    ENGINE_POWER,
+    FRICTION_LIMIT,
+    SIZE,
+    WHEEL_R,
+    WHEEL_W,
+    WHEEL_WHITE,
+)
 from gymnasium.envs.box2d.car_racing import (
     GRASS_DIM,
     PLAYFIELD,
@@ -34,11 +45,19 @@ from gymnasium.envs.box2d.car_racing import (
 )
 from pygame import gfxdraw
 
-BLACK, WHITE, RED, GREEN, BLUE, VIOLET = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (51, 0, 255)
+BLACK = (0, 0, 0)
+WHITE = (255, 255, 255)
+RED = (255, 0, 0)
+GREEN = (0, 255, 0)
+BLUE = (0, 0, 255)
+VIOLET = (51, 0, 255)
 BAR_H = WINDOW_H // 8  # the indicator bar hides this many rows of the world
 FIELD = PLAYFIELD * np.array([(1, 1), (1, -1), (-1, -1), (-1, 1)])
 GRASS = [
-    [(GRASS_DIM * x + GRASS_DIM * dx, GRASS_DIM * y + GRASS_DIM * dy) for dx, dy in ((1, 0), (0, 0), (0, 1), (1, 1))]
+    [
+        (GRASS_DIM * x + GRASS_DIM * dx, GRASS_DIM * y + GRASS_DIM * dy)
+        for dx, dy in ((1, 0), (0, 0), (0, 1), (1, 1))
+    ]
     for x in range(-20, 20, 2)
     for y in range(-20, 20, 2)
 ]
@@ -78,7 +97,11 @@ class FastCar(car_dynamics.Car):
             force = math.sqrt(forward * forward + sideways * sideways)
             if force <= 2.0 * friction_limit:
                 wheel.skid_start = wheel.skid_particle = None
-            elif wheel.skid_particle and wheel.skid_particle.grass == grass and len(wheel.skid_particle.poly) < 30:
+            elif (
+                wheel.skid_particle
+                and wheel.skid_particle.grass == grass
+                and len(wheel.skid_particle.poly) < 30
+            ):
                 wheel.skid_particle.poly.append((wheel.position[0], wheel.position[1]))
             elif wheel.skid_start is None:
                 wheel.skid_start = wheel.position
@@ -98,8 +121,9 @@ class FastCarRacing(CarRacing):
     Observations are (96, 96, 3) uint8 arrays, each with memory of its own.
 
     Attributes:
-        render_observation: while False, `step` and `reset` advance the simulation and return the last observation that
-            was drawn (zeros if there is none). Drawing does not affect the simulation: later pictures stay the same.
+        render_observation: while False, `step` and `reset` advance the simulation and return the last
+            observation that was drawn (zeros if there is none). Drawing does not affect the
+            simulation: later pictures stay the same.
     """
 
     render_observation: bool = True
@@ -113,17 +137,24 @@ class FastCarRacing(CarRacing):
         self._small = pygame.Surface((STATE_W, STATE_H))
         self._font = self._score = self._score_image = None
 
-        # Box2D reorders the vertices of a shape, so they are read back from a car and not taken from its constants.
+        # Box2D reorders the vertices of a shape, so they are read back from
+        # a car and not taken from its constants.
         car = car_dynamics.Car(b2World(), 0.0, 0.0, 0.0)
         stripe = [(side * WHEEL_W * SIZE, 0.0) for side in (-1, 1, 1, -1)]
         parts = []
         for i, body in enumerate(car.drawlist):
-            parts += [(i, [int(255 * c) for c in body.color], fixture.shape.vertices) for fixture in body.fixtures]
+            parts += [
+                (i, [int(255 * c) for c in body.color], fixture.shape.vertices) for fixture in body.fixtures
+            ]
             parts += [(i, WHEEL_WHITE, stripe)] if body is not car.hull else []
-        self._car_x, self._car_y = np.array([xy for _, _, shape in parts for xy in shape], np.float32).T.copy()
+        self._car_x, self._car_y = np.array(
+            [xy for _, _, shape in parts for xy in shape], np.float32
+        ).T.copy()
         self._car_body = [i for i, _, shape in parts for _ in shape]
         ends = np.cumsum([len(shape) for _, _, shape in parts]).tolist()
-        self._car_parts = [(color, end - len(shape), end) for (_, color, shape), end in zip(parts, ends, strict=True)]
+        self._car_parts = [
+            (color, end - len(shape), end) for (_, color, shape), end in zip(parts, ends, strict=True)
+        ]
 
     @property
     def tiles_visited(self) -> int:
@@ -136,7 +167,8 @@ class FastCarRacing(CarRacing):
         return len(self.track)
 
     def episode_metrics(self) -> dict[str, float]:
-        """What the return hides: a finished lap scores 1000 - 0.1 frames, any other 1000 (1 - missed / total) - 100."""
+        """What the return hides: a finished lap scores 1000 - 0.1 frames, any
+        other 1000 (1 - missed / total) - 100."""
         missed = self.tiles_total - self.tiles_visited
         return {"tiles_missed": float(missed), "lap_finished": float(missed == 0 or self.new_lap)}
 
@@ -149,9 +181,12 @@ class FastCarRacing(CarRacing):
     def _create_track(self):
         if not super()._create_track():
             return False
-        self._x, self._y = np.array(GRASS + [polygon for polygon, _ in self.road_poly]).transpose(2, 1, 0).copy()
+        self._x, self._y = (
+            np.array(GRASS + [polygon for polygon, _ in self.road_poly]).transpose(2, 1, 0).copy()
+        )
         self._bounds = self._x.min(0), self._x.max(0), self._y.min(0), self._y.max(0)
-        # Wheels recolour tiles in place: asarray goes on sharing a tile's array and copies only the border's tuples.
+        # Wheels recolour tiles in place: asarray goes on sharing a tile's
+        # array and copies only the border's tuples.
         self._colors = [self.grass_color] * len(GRASS) + [np.asarray(color) for _, color in self.road_poly]
         return True
 
@@ -161,9 +196,11 @@ class FastCarRacing(CarRacing):
         return self.draw() if self.render_observation else self.state
 
     def draw(self):
-        """Draw the current observation, whatever `render_observation` says. Only the score may be newer than `step`'s."""
+        """Draw the current observation, whatever `render_observation` says. Only
+        the score may be newer than `step`'s."""
         self._draw_window()
-        # smoothscale treats the width first and each row alone: flipping in between moves a tenth of the bytes.
+        # smoothscale treats the width first and each row alone: flipping
+        # in between moves a tenth of the bytes.
         pygame.transform.smoothscale(self._canvas, (STATE_W, WINDOW_H), self._narrow)
         upright = pygame.transform.flip(self._narrow, False, True)
         pygame.transform.smoothscale(upright, (STATE_W, STATE_H), self._small)
@@ -177,7 +214,8 @@ class FastCarRacing(CarRacing):
         zoom = 0.1 * SCALE * max(1 - self.t, 0) + ZOOM * SCALE * min(self.t, 1)
         shift_x, shift_y = pygame.math.Vector2(-car_x * zoom, -car_y * zoom).rotate_rad(angle)
         shift_x, shift_y = WINDOW_W / 2 + shift_x, WINDOW_H / 4 + shift_y
-        cos, sin = pygame.math.Vector2(1, 0).rotate_rad(angle)  # snaps to multiples of 90 degrees, unlike math.cos
+        # snaps to multiples of 90 degrees, unlike math.cos
+        cos, sin = pygame.math.Vector2(1, 0).rotate_rad(angle)
 
         def to_canvas(x, y):
             return np.array(((cos * x - sin * y) * zoom + shift_x, (sin * x + cos * y) * zoom + shift_y))
@@ -190,15 +228,22 @@ class FastCarRacing(CarRacing):
             self._canvas.fill(BLACK)
             self._draw_polygon(to_canvas(*FIELD.T).astype(int).T.tolist(), background)
 
-        # What is in sight overlaps the view's bounding box in the world and, once transformed, the canvas over the bar.
-        # Two pixels of margin, as anti-aliasing spills over by one. Hiding the bar with set_clip would alter the lines.
+        # What is in sight overlaps the view's bounding box in the world and,
+        # once transformed, the canvas over the bar.
+        # Two pixels of margin, as anti-aliasing spills over by one. Hiding the
+        # bar with set_clip would alter the lines.
         half_w, half_h = WINDOW_W / 2 + 2, (WINDOW_H - BAR_H) / 2 + 2
         ahead = (WINDOW_H + BAR_H) / 2 - WINDOW_H / 4
         view_x, view_y = car_x + sin * ahead / zoom, car_y + cos * ahead / zoom
         reach_x = (abs(cos) * half_w + abs(sin) * half_h) / zoom
         reach_y = (abs(sin) * half_w + abs(cos) * half_h) / zoom
         x0, x1, y0, y1 = self._bounds
-        near = (x0 < view_x + reach_x) & (x1 > view_x - reach_x) & (y0 < view_y + reach_y) & (y1 > view_y - reach_y)
+        near = (
+            (x0 < view_x + reach_x)
+            & (x1 > view_x - reach_x)
+            & (y0 < view_y + reach_y)
+            & (y1 > view_y - reach_y)
+        )
         (near,) = near.nonzero()
         corners = to_canvas(self._x[:, near], self._y[:, near])
         (x0, y0), (x1, y1) = corners.min(1), corners.max(1)
@@ -223,7 +268,9 @@ class FastCarRacing(CarRacing):
             far = WHEEL_R * (math.copysign(1, cos2) if sin2 > 0 else cos2) * SIZE
             self._car_y[8 * i + 4 : 8 * i + 8] = near, near, far, far
         # In single precision up to world coordinates, as in Box2D, then in double, as in pygame.
-        poses = [(pose.q.c, pose.q.s, *pose.position) for pose in (body.transform for body in self.car.drawlist)]
+        poses = [
+            (pose.q.c, pose.q.s, *pose.position) for pose in (body.transform for body in self.car.drawlist)
+        ]
         cos, sin, x, y = np.array(poses, np.float32).T[:, self._car_body]
         x, y = (cos * self._car_x - sin * self._car_y) + x, (sin * self._car_x + cos * self._car_y) + y
         points = to_canvas(x.astype(float), y.astype(float)).T.tolist()
@@ -253,13 +300,17 @@ class FastCarRacing(CarRacing):
 
     def _draw_indicator(self, value, color, left, right, top, bottom):
         if abs(value) > 1e-4:
-            top, bottom = WINDOW_H - 1 - int(top), WINDOW_H - 1 - int(bottom)  # truncated first, as pygame does
-            pygame.draw.polygon(self._canvas, color, ((left, top), (right, top), (right, bottom), (left, bottom)))
+            # truncated first, as pygame does
+            top, bottom = WINDOW_H - 1 - int(top), WINDOW_H - 1 - int(bottom)
+            pygame.draw.polygon(
+                self._canvas, color, ((left, top), (right, top), (right, bottom), (left, bottom))
+            )
 
     def _print(self, text):
         try:
             return self._font.render(text, True, WHITE, BLACK)
-        except (AttributeError, pygame.error):  # no font yet, or pygame was quit, as any environment's close may do
+        except (AttributeError, pygame.error):
+            # no font yet, or pygame was quit, as any environment's close may do
             pygame.font.init()
             self._font = pygame.font.Font(pygame.font.get_default_font(), 42)
             return self._font.render(text, True, WHITE, BLACK)

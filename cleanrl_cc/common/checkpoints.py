@@ -1,7 +1,8 @@
-"""A checkpoint is everything that a run needs to go on, and is only data: `torch.load(weights_only=True)` reads it.
+"""A checkpoint is everything that a run needs to go on, and is only data:
+`torch.load(weights_only=True)` reads it.
 
-Files appear whole or not at all. `last.pt` names its replay file, which carries its step in its name: whenever the process dies,
-`last.pt` and the file it names are a pair.
+Files appear whole or not at all. `last.pt` names its replay file, which carries its step in its name:
+whenever the process dies, `last.pt` and the file it names are a pair.
 """
 
 import contextlib
@@ -37,7 +38,9 @@ def atomic_file(path: Path):
             os.fsync(directory)
             os.close(directory)
     except (OSError, RuntimeError) as error:  # torch wraps a failed write in RuntimeError
-        raise InputError(f"{path} could not be written ({error}): free some disk space. Earlier checkpoints are whole.") from error
+        raise InputError(
+            f"{path} could not be written ({error}): free some disk space. Earlier checkpoints are whole."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -50,29 +53,45 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
     """
     file = Path(path) / "last.pt" if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise InputError(f"There is no checkpoint at {file}: give a run folder that holds last.pt, or the file itself.")
+        raise InputError(
+            f"There is no checkpoint at {file}: give a run folder that holds last.pt, or the file itself."
+        )
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         missing = {"algorithm", "args", "recipe", "agent", "global_step"} - checkpoint.keys()
-    except Exception as error:  # torch raises whatever its parsers do: UnpicklingError, RuntimeError, EOFError, ...
-        raise InputError(f"{file} is damaged, or no checkpoint of this project ({type(error).__name__}).") from error
+    except Exception as error:
+        # torch raises whatever its parsers do: UnpicklingError, RuntimeError, EOFError, ...
+        raise InputError(
+            f"{file} is damaged, or no checkpoint of this project ({type(error).__name__})."
+        ) from error
     if missing:
         raise InputError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}.")
     if algorithm not in (None, checkpoint["algorithm"]):
-        raise InputError(f"{file} was written by {checkpoint['algorithm']}.py: resume it with that script, not with {algorithm}.py.")
+        raise InputError(
+            f"{file} was written by {checkpoint['algorithm']}.py: resume it with that script, "
+            f"not with {algorithm}.py."
+        )
     if isinstance(checkpoint["args"], dict):
-        checkpoint["args"].setdefault("matmul", "mkl")  # what computed the runs from before there was a choice
+        # what computed the runs from before there was a choice
+        checkpoint["args"].setdefault("matmul", "mkl")
     return checkpoint
 
 
 def save_replay(path: Path, arrays: dict):
     """Writes named arrays and tensors as .npz, one at a time: the buffer is never in memory twice."""
     with atomic_file(path) as file:
-        np.savez(file, **{name: array.cpu().numpy() if torch.is_tensor(array) else array for name, array in arrays.items()})
+        np.savez(
+            file,
+            **{
+                name: array.cpu().numpy() if torch.is_tensor(array) else array
+                for name, array in arrays.items()
+            },
+        )
 
 
 def load_replay(path: Path, buffer, prefix: str = ""):
-    """Reads what `save_replay` wrote of `buffer.arrays()` back into them, by blocks: the buffer is never in memory twice.
+    """Reads what `save_replay` wrote of `buffer.arrays()` back into them, by
+    blocks: the buffer is never in memory twice.
 
     Raises:
         ValueError, KeyError, zipfile.BadZipFile: the file holds other arrays, or is damaged.

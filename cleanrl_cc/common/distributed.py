@@ -1,4 +1,5 @@
-"""Several processes of one run, on one machine or many, started by torchrun. In a run of one process nothing here does anything.
+"""Several processes of one run, on one machine or many, started by torchrun. In a run of
+one process nothing here does anything.
 
 Each plays in environments of its own. All begin with the weights of rank 0 and make the same gradient steps.
 """
@@ -43,7 +44,8 @@ def connect(agent: nn.Module) -> nn.Module:
     """Waits for the other processes, and gives `agent` the weights of rank 0."""
     if dist.is_torchelastic_launched():
         backend = "cpu:gloo,cuda:nccl" if agent.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(days=1))  # all wait while rank 0 evaluates; torchrun sees to failures
+        # all wait while rank 0 evaluates; torchrun sees to failures
+        dist.init_process_group(backend, timeout=timedelta(days=1))
         for tensor in agent.state_dict().values():
             dist.broadcast(tensor, 0)
     return agent
@@ -59,9 +61,15 @@ def moments(rows: Tensor) -> tuple[int | Tensor, Tensor, Tensor]:
     if size() == 1:
         return len(rows), rows.mean(0), rows.var(0, correction=0)
     exact = rows.double()  # a sum of squares needs the digits
-    count, total, squares = all_sum(torch.stack([torch.full_like(exact[0], len(rows)), exact.sum(0), exact.square().sum(0)]))
+    count, total, squares = all_sum(
+        torch.stack([torch.full_like(exact[0], len(rows)), exact.sum(0), exact.square().sum(0)])
+    )
     mean = total / count
-    return count.flatten()[0].long(), mean.to(rows.dtype), (squares / count - mean.square()).clamp_min(0).to(rows.dtype)
+    return (
+        count.flatten()[0].long(),
+        mean.to(rows.dtype),
+        (squares / count - mean.square()).clamp_min(0).to(rows.dtype),
+    )
 
 
 def standardize(values: Tensor) -> Tensor:
@@ -75,9 +83,11 @@ def standardize(values: Tensor) -> Tensor:
 
 
 def average_gradients(gradient: Tensor, num_rows: int):
-    """Turns the gradient (number of weights,) of a mean over the `num_rows` rows of this process into that of the mean over all rows."""
+    """Turns the gradient (number of weights,) of a mean over the `num_rows` rows of this process
+    into that of the mean over all rows."""
     if size() > 1:
-        total = all_sum(torch.cat([gradient, gradient.new_ones(1)]) * num_rows)  # its last element counts the rows
+        # its last element counts the rows
+        total = all_sum(torch.cat([gradient, gradient.new_ones(1)]) * num_rows)
         gradient.copy_(total[:-1] / total[-1])
 
 

@@ -1,10 +1,11 @@
 """What an environment emits: construction.
 
-`make_env` turns any Gymnasium id into an environment whose observations are float32 vectors or stacked uint8 images,
-whose actions are Discrete or a Box of [-1, 1], and whose episodes can be stored and restored in the middle.
-Nothing here knows an algorithm. The order of the wrappers, from the inside:
+`make_env` turns any Gymnasium id into an environment whose observations are float32 vectors or stacked uint8
+images, whose actions are Discrete or a Box of [-1, 1], and whose episodes can be stored and restored in the
+middle. Nothing here knows an algorithm. The order of the wrappers, from the inside:
 
-    gym.make -> actions in [-1, 1] -> ActionRepeat -> StateObservation or PixelObservation -> Patience -> Episodes
+    gym.make -> actions in [-1, 1] -> ActionRepeat -> StateObservation or PixelObservation
+        -> Patience -> Episodes
 """
 
 import difflib
@@ -55,11 +56,13 @@ def make_env(
     Args:
         env_id: any id that Gymnasium knows; `module:Name-v0` imports `module` first.
         obs: "pixels", "state", or "auto": pixels where the environment emits images.
-        action_set: "auto": two axes for CarRacing, continuous LunarLander; "native": what the environment has; "five": CarRacing's
-            five discrete actions.
+        action_set: "auto": two axes for CarRacing, continuous LunarLander; "native": what the environment
+            has; "five": CarRacing's five discrete actions.
         action_repeat: environment steps per agent step. Time limits stay in environment steps.
-        frame_stack, image_size, grayscale: shape of pixel observations, uint8 (frame_stack * C, image_size, image_size).
-        patience: end an episode as truncated after so many agent steps without a positive reward; 0 never does. For training only.
+        frame_stack, image_size, grayscale: shape of pixel observations, uint8
+            (frame_stack * C, image_size, image_size).
+        patience: end an episode as truncated after so many agent steps without a positive
+            reward; 0 never does. For training only.
         render_mode: what `render()` returns, None where nobody calls it.
         seed: entropy of the seeds that `reset()` without a seed draws.
 
@@ -71,8 +74,14 @@ def make_env(
     if action_set == "five" and not is_car:
         raise InputError(f"--action-set five is CarRacing's; {env_id} has --action-set auto or native.")
     renders = obs == "pixels" or render_mode == "rgb_array"
-    # A back end that the user names is tried even where nothing renders: MuJoCo's import fails on a wrong one.
-    if is_mujoco(env_id) and (renders or "MUJOCO_GL" in os.environ) and choose_gl_backend() == "disabled" and renders:
+    # A back end that the user names is tried even where nothing
+    # renders: MuJoCo's import fails on a wrong one.
+    if (
+        is_mujoco(env_id)
+        and (renders or "MUJOCO_GL" in os.environ)
+        and choose_gl_backend() == "disabled"
+        and renders
+    ):
         raise InputError(
             "MuJoCo finds no off-screen OpenGL (tried MUJOCO_GL if set, else EGL and OSMesa): "
             "install Debian's libegl1 or libosmesa6, or use --obs state without videos."
@@ -89,7 +98,9 @@ def make_env(
         emits_images = is_image(env.observation_space)
         if obs == "pixels" and not emits_images and not renders_by_itself and render_mode != "rgb_array":
             if render_mode is not None:
-                raise InputError(f"{env_id} cannot be shown in a window while its pixels are the observation.")
+                raise InputError(
+                    f"{env_id} cannot be shown in a window while its pixels are the observation."
+                )
             env.close()
             env = gym.make(spec, disable_env_checker=True, **kwargs | {"render_mode": "rgb_array"})
     except (gym.error.DependencyNotInstalled, ImportError) as error:
@@ -97,9 +108,14 @@ def make_env(
     except TypeError as error:
         if "render_mode" not in str(error):
             raise
-        raise InputError(f"{env_id} cannot be drawn: it has no argument render_mode. Use it without videos and without pixels.") from error
+        raise InputError(
+            f"{env_id} cannot be drawn: it has no argument render_mode. "
+            "Use it without videos and without pixels."
+        ) from error
     if obs == "state" and emits_images:
-        raise InputError(f"{env_id} emits images and has no state observation: use --obs pixels or --obs auto.")
+        raise InputError(
+            f"{env_id} emits images and has no state observation: use --obs pixels or --obs auto."
+        )
 
     if hasattr(env.unwrapped, "mujoco_renderer"):
         follow(env.unwrapped.mujoco_renderer)
@@ -110,11 +126,15 @@ def make_env(
     if isinstance(env.action_space, Box):
         env = UnitActions(env)
     elif not isinstance(env.action_space, Discrete):
-        raise InputError(f"{env_id} has a {type(env.action_space).__name__} action space; Box and Discrete are supported.")
+        raise InputError(
+            f"{env_id} has a {type(env.action_space).__name__} action space; Box and Discrete are supported."
+        )
     if action_repeat > 1:
         env = ActionRepeat(env, action_repeat)
     if emits_images or obs == "pixels":
-        env = PixelObservation(env, *frame_source(env, emits_images, image_size), frame_stack, image_size, grayscale)
+        env = PixelObservation(
+            env, *frame_source(env, emits_images, image_size), frame_stack, image_size, grayscale
+        )
     else:
         env = StateObservation(env)
     if patience:
@@ -123,15 +143,18 @@ def make_env(
 
 
 def recipe(args) -> dict:
-    """The arguments of `make_env` among a script's run fields: what a checkpoint needs to rebuild its environment."""
+    """The arguments of `make_env` among a script's run fields: what a
+    checkpoint needs to rebuild its environment."""
     return {name: getattr(args, name) for name in RECIPE}
 
 
 def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
-    """`args.num_envs` training environments in NEXT_STEP autoreset mode, spread over a process per core; this process is one of them.
+    """`args.num_envs` training environments in NEXT_STEP autoreset mode, spread over a process
+    per core; this process is one of them.
 
-    Observations are (N, ...), rewards, terminations and truncations (N,). After the last step of an episode comes its final
-    observation; the next step ignores its action and brings the first observation of the next episode.
+    Observations are (N, ...), rewards, terminations and truncations (N,). After the last step
+    of an episode comes its final observation; the next step ignores its action and brings the
+    first observation of the next episode.
 
     Raises:
         InputError: as `make_env`; or discrete actions where `continuous` ones are needed.
@@ -142,7 +165,10 @@ def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
     envs = GroupedVectorEnv(env_fns, min(args.num_envs, usable_cores()), start_method)
     if continuous and not isinstance(envs.single_action_space, Box):
         envs.close()
-        raise InputError(f"{args.env_id} has discrete actions here and this algorithm needs continuous ones: use dqn_atari_style.py.")
+        raise InputError(
+            f"{args.env_id} has discrete actions here and this algorithm needs continuous ones: "
+            "use dqn_atari_style.py."
+        )
     return envs
 
 
@@ -162,23 +188,33 @@ def restore_envs(envs: gym.vector.VectorEnv, snapshots: list[dict]) -> tuple[np.
 
 
 def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
-    """The registered specification; CarRacing-v3 is found in its faster, pixel-identical form. Raises InputError with near matches."""
+    """The registered specification; CarRacing-v3 is found in its faster, pixel-identical form.
+    Raises InputError with near matches."""
     if env_id.startswith("dm_control/"):
         choose_gl_backend()  # dm_control chooses for good when it is imported
         import shimmy  # noqa: F401  (registers the suite)
     try:
         module, _, name = env_id.rpartition(":")
         if module:  # gym.spec, unlike gym.make, does not import it
-            sys.path[:] = dict.fromkeys([*sys.path, os.getcwd()])  # `python folder/script.py` searches the script's folder alone
+            # `python folder/script.py` searches the script's folder alone
+            sys.path[:] = dict.fromkeys([*sys.path, os.getcwd()])
             importlib.import_module(module)
         return gym.spec("cleanrl_cc/FastCarRacing-v3" if name == "CarRacing-v3" else name)
     except (gym.error.Error, ImportError) as error:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.envs.registry, or use module:Name-v0 for your own."
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else "see gymnasium.envs.registry, or use module:Name-v0 for your own."
+        )
         raise InputError(f"Unknown environment {env_id!r}: {hint}") from error
 
 
 def is_mujoco(env_id: str) -> bool:
     """True for what MuJoCo renders."""
     entry_point = str(find_spec(env_id).entry_point)
-    return env_id.startswith("dm_control/") or "mujoco" in entry_point or f"{__package__}.obstacles" in entry_point
+    return (
+        env_id.startswith("dm_control/")
+        or "mujoco" in entry_point
+        or f"{__package__}.obstacles" in entry_point
+    )

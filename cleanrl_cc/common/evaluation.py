@@ -1,7 +1,7 @@
 """Plays deterministic episodes, several at once, sums them up and films them.
 
-The agent answers all environments that still play with one forward pass: on a small network that costs hardly more than one answer.
-Nothing here knows an algorithm.
+The agent answers all environments that still play with one forward pass: on a small network that costs hardly
+more than one answer. Nothing here knows an algorithm.
 """
 
 from collections.abc import Sequence
@@ -15,30 +15,37 @@ import numpy as np
 from cleanrl_cc.common.envs import is_mujoco
 from cleanrl_cc.common.errors import InputError
 
-MAX_EPISODE_STEPS = 100_000  # of an evaluation, in agent steps; an environment without a time limit would never end one
-EVALUATION_SEED = 20_000  # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
+# of an evaluation, in agent steps; an environment without a time limit would never end one
+MAX_EPISODE_STEPS = 100_000
+# evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
+EVALUATION_SEED = 20_000
 MOST_AT_ONCE, MOST_CONTEXTS = 10, 4  # environments in one process; those of them that hold an OpenGL context
 
 
 def play_episodes(
-    envs: Sequence[gym.Env], agent, seeds: Sequence[int], films: dict | None = None, traces: dict | None = None
+    envs: Sequence[gym.Env],
+    agent,
+    seeds: Sequence[int],
+    films: dict | None = None,
+    traces: dict | None = None,
 ) -> list[dict]:
     """One deterministic episode per seed; as an episode ends, its environment takes the next seed.
 
-    The first len(envs) seeds go to the environments in their order. An episode is the one that would be played alone, but for the
-    rounding of a network that answers several observations at once.
+    The first len(envs) seeds go to the environments in their order. An episode is the one that would be
+    played alone, but for the rounding of a network that answers several observations at once.
 
     Args:
         envs: equal environments, at least one; each plays one episode at a time.
-        agent: has `act(obs (B, ...), deterministic=True) -> (B, ...)` that remembers nothing from call to call, and
-            `value(obs) -> (B,)` if `traces` is given.
+        agent: has `act(obs (B, ...), deterministic=True) -> (B, ...)` that remembers nothing from call to
+            call, and `value(obs) -> (B,)` if `traces` is given.
         seeds: all different.
         films: by seed, the `Film` that is given what `env.render()` returns at every agent step.
-        traces: by seed, receives an array (T + 1, 2): value and reward of each agent step, and at the end the value of the final
-            observation (0 if terminated) with 0.
+        traces: by seed, receives an array (T + 1, 2): value and reward of each agent step, and at the end the
+            value of the final observation (0 if terminated) with 0.
 
     Returns:
-        In the order of `seeds`: `seed`, undiscounted return `r`, length `l`, and the environment's own measures of the episode.
+        In the order of `seeds`: `seed`, undiscounted return `r`, length `l`, and the
+        environment's own measures of the episode.
 
     Raises:
         InputError: an episode does not end, or a film cannot be written.
@@ -58,13 +65,17 @@ def play_episodes(
             obs = np.stack([episode.obs for episode in playing])
             values = np.zeros(len(playing)) if traces is None else agent.value(obs)
             actions = agent.act(obs, deterministic=True)
-            for index, (episode, action, value) in enumerate(zip(list(playing), actions, values, strict=True)):
+            for index, (episode, action, value) in enumerate(
+                zip(list(playing), actions, values, strict=True)
+            ):
                 if not episode.step(action, value):
                     continue
                 results[episode.seed] = {"seed": episode.seed} | episode.measures
                 if traces is not None:
                     last_value = 0.0 if episode.terminated else float(agent.value(episode.obs[None])[0])
-                    traces[episode.seed] = np.array([*zip(episode.values, episode.rewards, strict=True), (last_value, 0.0)])
+                    traces[episode.seed] = np.array(
+                        [*zip(episode.values, episode.rewards, strict=True), (last_value, 0.0)]
+                    )
                 if episode.seed in films:
                     films[episode.seed].finish()
                 seed = next(waiting, None)
@@ -117,7 +128,11 @@ def side_by_side(env: gym.Env, env_id: str, num_episodes: int, all_filmed: bool 
 def summarize(episodes: list[dict]) -> dict:
     """Statistics of `play_episodes`' results: of the return, and the mean of every other measure."""
     returns = np.array([episode["r"] for episode in episodes])
-    others = {f"{key}_mean": float(np.mean([e[key] for e in episodes])) for key in episodes[0] if key not in ("seed", "r", "l")}
+    others = {
+        f"{key}_mean": float(np.mean([e[key] for e in episodes]))
+        for key in episodes[0]
+        if key not in ("seed", "r", "l")
+    }
     return {
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
@@ -132,7 +147,8 @@ def summarize(episodes: list[dict]) -> dict:
 class Film:
     """An H.264 mp4, playable in browsers, that is encoded while its episode plays: no frame stays in memory.
 
-    It appears at `path` when it is finished. The encoder comes with imageio-ffmpeg. Odd sizes lose their last row or column.
+    It appears at `path` when it is finished. The encoder comes with imageio-ffmpeg.
+    Odd sizes lose their last row or column.
 
     Args:
         path: a .mp4; its folder is made.
@@ -141,7 +157,8 @@ class Film:
     """
 
     def __init__(self, path: Path, env: gym.Env, action_repeat: int):
-        self.path, self.temporary = path, path.with_name(path.stem + ".tmp.mp4")  # the encoder wants the ending
+        # the encoder wants the ending
+        self.path, self.temporary = path, path.with_name(path.stem + ".tmp.mp4")
         self.fps = (env.metadata.get("render_fps") or 30) / action_repeat
         self.writer = None
 
@@ -151,7 +168,12 @@ class Film:
         try:
             if self.writer is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                settings = {"fps": self.fps, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}
+                settings = {
+                    "fps": self.fps,
+                    "codec": "libx264",
+                    "macro_block_size": 2,
+                    "ffmpeg_log_level": "error",
+                }
                 self.writer = imageio.get_writer(self.temporary, **settings)
             self.writer.append_data(frame[:height, :width])
         except OSError as error:  # of which imageio gives several lines, the command and all that it printed
@@ -168,7 +190,9 @@ class Film:
 
     def _failure(self, error: OSError) -> InputError:
         reason = (str(error).strip().splitlines() or ["the encoder ended"])[0]
-        return InputError(f"{self.path} could not be written ({reason}): free some disk space, or film nothing.")
+        return InputError(
+            f"{self.path} could not be written ({reason}): free some disk space, or film nothing."
+        )
 
     def discard(self):
         """Takes away a film that was begun and not finished."""

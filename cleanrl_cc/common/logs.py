@@ -37,10 +37,13 @@ class Log:
             if self.args.track:
                 self._start_tracker(tracker_id)
             if sys.stderr.isatty():
-                self.bar = tqdm(total=self.args.total_timesteps, initial=first_step, unit="step", dynamic_ncols=True)
+                self.bar = tqdm(
+                    total=self.args.total_timesteps, initial=first_step, unit="step", dynamic_ncols=True
+                )
         self.first_step = self.logged_step = first_step
         self.started_at = self.logged_at = self.shown_at = time.perf_counter()
-        self.untimed = self.logged_untimed = 0.0  # seconds of evaluations and checkpoints: since the start, and until the last log line
+        # seconds of evaluations and checkpoints: since the start, and until the last log line
+        self.untimed = self.logged_untimed = 0.0
 
     def _start_tracker(self, tracker_id: str | None):
         import wandb
@@ -56,9 +59,12 @@ class Log:
                 config=asdict(self.args),
             )
         except wandb.Error as error:
-            raise InputError(f"--track: {error}. Run `wandb login`, set WANDB_MODE=offline, or leave it out.") from error
+            raise InputError(
+                f"--track: {error}. Run `wandb login`, set WANDB_MODE=offline, or leave it out."
+            ) from error
         self.tracker.define_metric("global_step")
-        self.tracker.define_metric("*", step_metric="global_step")  # W&B's own step may not go back, ours does after a resume
+        # W&B's own step may not go back, ours does after a resume
+        self.tracker.define_metric("*", step_metric="global_step")
 
     def say(self, text: str):
         """Prints a line to stderr without tearing the progress bar."""
@@ -70,16 +76,20 @@ class Log:
         return self.earlier_seconds + time.perf_counter() - self.started_at
 
     def log_episodes(self, global_step: int, infos: dict):
-        """Takes the ended episodes out of a vector environment's `infos`; of several processes, those of rank 0."""
+        """Takes the ended episodes out of a vector environment's `infos`; of
+        several processes, those of rank 0."""
         if not self.writes:
             return
         for index in np.flatnonzero(infos.get("_episode", [])):
             self.last_return, length = float(infos["episode"]["r"][index]), int(infos["episode"]["l"][index])
             self.episodes.append([self.last_return, length])
-            self._scalars(global_step, {"charts/episodic_return": self.last_return, "charts/episodic_length": length})
+            self._scalars(
+                global_step, {"charts/episodic_return": self.last_return, "charts/episodic_length": length}
+            )
 
     def log(self, global_step: int, metrics: dict):
-        """Writes a line of progress.csv: `metrics` (floats or tensors), speed, and means over the episodes since the last line.
+        """Writes a line of progress.csv: `metrics` (floats or tensors), speed, and means
+        over the episodes since the last line.
 
         Raises:
             InputError: a metric is not finite. The checkpoint written before stays.
@@ -90,7 +100,8 @@ class Log:
         for key, value in values.items():
             if not math.isfinite(value):
                 raise InputError(
-                    f"{key} became {value} at step {global_step}: the run stops, its last good checkpoint is in {self.folder}. "
+                    f"{key} became {value} at step {global_step}: the run stops, "
+                    f"its last good checkpoint is in {self.folder}. "
                     "A lower learning rate or smaller rewards may help."
                 )
         now = time.perf_counter()
@@ -100,8 +111,14 @@ class Log:
         self._scalars(global_step, values)
         if self.episodes:
             returns, lengths = zip(*self.episodes, strict=True)
-            values |= {"charts/episodic_return": float(np.mean(returns)), "charts/episodic_length": float(np.mean(lengths))}
-        append_csv(self.folder / "progress.csv", self._clock(global_step) | {"charts/episodes": len(self.episodes)} | values)
+            values |= {
+                "charts/episodic_return": float(np.mean(returns)),
+                "charts/episodic_length": float(np.mean(lengths)),
+            }
+        append_csv(
+            self.folder / "progress.csv",
+            self._clock(global_step) | {"charts/episodes": len(self.episodes)} | values,
+        )
         self.episodes = []
 
     @contextlib.contextmanager
@@ -112,7 +129,11 @@ class Log:
         self.untimed += time.perf_counter() - began
 
     def _clock(self, global_step: int) -> dict:
-        return {"global_step": global_step, "frames": global_step * self.args.action_repeat, "seconds": round(self.seconds(), 1)}
+        return {
+            "global_step": global_step,
+            "frames": global_step * self.args.action_repeat,
+            "seconds": round(self.seconds(), 1),
+        }
 
     def _scalars(self, global_step: int, values: dict):
         for key, value in values.items():
@@ -131,8 +152,12 @@ class Log:
             self.shown_at, total = time.perf_counter(), self.args.total_timesteps
             steps, seconds = global_step - self.first_step, self.shown_at - self.started_at
             sps = steps / max(seconds - self.untimed, 1e-9)
-            left = (total - global_step) * seconds / max(steps, 1) / 60  # with the evaluations and checkpoints to come
-            self.say(f"step {global_step:,} of {total:,}  {sps:.0f} steps/s  return {self.last_return:.1f}  {left:.0f} min left")
+            # with the evaluations and checkpoints to come
+            left = (total - global_step) * seconds / max(steps, 1) / 60
+            self.say(
+                f"step {global_step:,} of {total:,}  {sps:.0f} steps/s  "
+                f"return {self.last_return:.1f}  {left:.0f} min left"
+            )
 
     def _close_log(self):
         for closable in (self.bar, self.writer):

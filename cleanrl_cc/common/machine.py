@@ -24,10 +24,11 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
     """Seeds every generator, sets threads and the library of matrix products, and resolves "auto" in `args`.
 
     Args:
-        args: the run's; "auto" in `device`, `precision` and `matmul` becomes what was found, so that a resumed run keeps it. Where
-            torch.compile finds no compiler, `compile` becomes False.
+        args: the run's; "auto" in `device`, `precision` and `matmul` becomes what was found, so that a
+            resumed run keeps it. Where torch.compile finds no compiler, `compile` becomes False.
         pixels: whether the networks read images.
-        batch_sizes: what acting and learning put through layers of `args.hidden_dim`: products by which "auto" chooses the library.
+        batch_sizes: what acting and learning put through layers of `args.hidden_dim`:
+            products by which "auto" chooses the library.
     """
     random.seed(args.seed)
     np.random.seed(args.seed)
@@ -44,40 +45,56 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
     if args.precision == "auto":
         args.precision = "bf16" if bf16_is_native and pixels and bf16_is_faster(device) else "fp32"
     if args.precision == "bf16" and not bf16_is_native:
-        print("Warning: this processor has no bf16 instructions; --precision fp32 will be several times faster.", file=sys.stderr)
+        print(
+            "Warning: this processor has no bf16 instructions; "
+            "--precision fp32 will be several times faster.",
+            file=sys.stderr,
+        )
     compiler = os.environ.get("CXX", "g++")
     if args.compile and shutil.which(compiler) is None:
-        print(f"Warning: --compile finds no C++ compiler ({compiler}, or what CXX names): updates are not compiled.", file=sys.stderr)
+        print(
+            f"Warning: --compile finds no C++ compiler ({compiler}, or what CXX names): "
+            "updates are not compiled.",
+            file=sys.stderr,
+        )
         args.compile = False
     if device.type == "cuda":
         torch.set_float32_matmul_precision("medium")  # TF32
     else:
-        args.matmul = choose_matmul(args.matmul, [(rows, args.hidden_dim, args.hidden_dim) for rows in batch_sizes])
+        args.matmul = choose_matmul(
+            args.matmul, [(rows, args.hidden_dim, args.hidden_dim) for rows in batch_sizes]
+        )
     torch.backends.cudnn.deterministic = True
     keep_pages()
     return device
 
 
-# What torch calls the precision of fp32 products is on a CPU the choice between two libraries, and on some processors more than that.
+# What torch calls the precision of fp32 products is on a CPU the choice between two libraries,
+# and on some processors more than that.
 MATMUL = {"mkl": "highest", "onednn": "medium"}
 
 
 def choose_matmul(name: str, products: list[tuple[int, int, int]]) -> str:
-    """Has fp32 matrix products computed by MKL (or the BLAS that torch was built with) or by oneDNN from here on.
+    """Has fp32 matrix products computed by MKL (or the BLAS that torch was
+    built with) or by oneDNN from here on.
 
-    No constant is right. On AMD processors with AVX-512 oneDNN takes half of MKL's time for 256 x 256 x 256; elsewhere it gains nothing
-    there and loses 15 µs at each small product; and where a processor multiplies bf16 matrices (AMX), what torch asks of oneDNN is bf16.
+    No constant is right. On AMD processors with AVX-512 oneDNN takes half of MKL's time for 256 x 256 x 256;
+    elsewhere it gains nothing there and loses 15 µs at each small product; and where a processor multiplies
+    bf16 matrices (AMX), what torch asks of oneDNN is bf16.
 
     Args:
-        name: "mkl", "onednn", or "auto": oneDNN if it takes less than five sixths of MKL's time for all `products` together, which
-            clocks that waver do not decide, and is as exact.
+        name: "mkl", "onednn", or "auto": oneDNN if it takes less than five sixths of MKL's time for all
+            `products` together, which clocks that waver do not decide, and is as exact.
 
     Returns:
         The library in use: "mkl" also in place of a "onednn" that would compute in bf16 here.
     """
     if name != "mkl" and not onednn_is_exact():
         if name == "onednn":
-            print("Warning: oneDNN would compute fp32 products in bf16 on this processor: MKL computes them.", file=sys.stderr)
+            print(
+                "Warning: oneDNN would compute fp32 products in bf16 on this processor: MKL computes them.",
+                file=sys.stderr,
+            )
         name = "mkl"
     if name == "auto":
         seconds = {library: math.inf for library in MATMUL}
@@ -86,13 +103,18 @@ def choose_matmul(name: str, products: list[tuple[int, int, int]]) -> str:
                 torch.set_float32_matmul_precision(precision)
                 seconds[library] = min(seconds[library], sum(time_product(*product) for product in products))
         name = "onednn" if seconds["onednn"] < 5 / 6 * seconds["mkl"] else "mkl"
-        print(f"Matrix products by {name}: " + ", ".join(f"{key} {1e3 * s:.2f} ms" for key, s in seconds.items()), file=sys.stderr)
+        print(
+            f"Matrix products by {name}: "
+            + ", ".join(f"{key} {1e3 * s:.2f} ms" for key, s in seconds.items()),
+            file=sys.stderr,
+        )
     torch.set_float32_matmul_precision(MATMUL[name])
     return name
 
 
 def onednn_is_exact() -> bool:
-    """Whether fp32 products by oneDNN are fp32's here: their error is 1e-6 of the largest value, and that of bf16 products 3e-3."""
+    """Whether fp32 products by oneDNN are fp32's here: their error is 1e-6 of the largest
+    value, and that of bf16 products 3e-3."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(MATMUL["onednn"])
     matrix = torch.linspace(-1, 1, 256 * 256).sin().view(256, 256)  # draws from no generator
@@ -132,7 +154,8 @@ def shortest(function) -> float:
 
 
 class Fp32Linear(nn.Linear):
-    """The last layer of a network, in fp32 under autocast, too: bf16 would round what it returns to 8 bits."""
+    """The last layer of a network, in fp32 under autocast, too: bf16
+    would round what it returns to 8 bits."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -153,7 +176,8 @@ def find_device(name: str) -> torch.device:
 
 
 def keep_pages():
-    """Tells glibc to keep freed memory: large batches otherwise map and zero fresh pages each update (2.4 times slower from pixels)."""
+    """Tells glibc to keep freed memory: large batches otherwise map and zero fresh pages each
+    update (2.4 times slower from pixels)."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX
@@ -161,26 +185,37 @@ def keep_pages():
 
 
 def flatten(module: nn.Module) -> torch.Tensor:
-    """Makes the parameters of `module` views of one tensor (number of weights,), which is returned, and their gradients views of its
-    gradient: Adam and clipping take one call instead of one per parameter, and an update of small networks 0.87 of the time."""
+    """Makes the parameters of `module` views of one tensor (number of weights,), which is returned, and their
+    gradients views of its gradient: Adam and clipping take one call instead of one per parameter, and an
+    update of small networks 0.87 of the time."""
     parameters = list(module.parameters())
     sizes = [parameter.numel() for parameter in parameters]
     flat = parameters[0].new_empty(sum(sizes))
     flat.grad = torch.zeros_like(flat)
-    for parameter, weights, gradient in zip(parameters, flat.data.split(sizes), flat.grad.split(sizes), strict=True):
+    for parameter, weights, gradient in zip(
+        parameters, flat.data.split(sizes), flat.grad.split(sizes), strict=True
+    ):
         layout = parameter.shape, parameter.stride()  # those of a convolution may be channels_last
-        parameter.data, parameter.grad = weights.as_strided(*layout).copy_(parameter.data), gradient.as_strided(*layout)
+        parameter.data = weights.as_strided(*layout).copy_(parameter.data)
+        parameter.grad = gradient.as_strided(*layout)
     return flat
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still use: what is free, or what its cgroup, or one above it, leaves if that is less."""
+    """Bytes that this process may still use: what is free, or what its cgroup, or
+    one above it, leaves if that is less."""
     free, paths = psutil.virtual_memory().available, {}
     with contextlib.suppress(OSError):
         paths = dict(line.split(":", 2)[1:] for line in (root / "proc/self/cgroup").read_text().splitlines())
     for controller, folder, limit_file, usage_file, cache in (
         ("", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),  # version 2
-        ("memory", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        (
+            "memory",
+            "sys/fs/cgroup/memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
     ):
         place = root / folder / paths.get(controller, "").lstrip("/")
         for cgroup in (place, *place.parents):  # in a container its own may be `folder` itself
@@ -192,7 +227,8 @@ def free_memory(root: Path = Path("/")) -> int:
 
 
 def place_buffer(row_bytes: int, buffer_size: int, device: torch.device) -> torch.device:
-    """Where a replay buffer of `buffer_size` transitions of `row_bytes` goes: on the training device if it fits there, else in memory.
+    """Where a replay buffer of `buffer_size` transitions of `row_bytes` goes: on the training
+    device if it fits there, else in memory.
 
     Raises:
         InputError: it fits nowhere; names the largest --buffer-size that does.
@@ -204,7 +240,8 @@ def place_buffer(row_bytes: int, buffer_size: int, device: torch.device) -> torc
 
 
 def require_memory(row_bytes: int, name: str, value: int):
-    """Raises InputError where argument `name` asks for `value` rows of `row_bytes` and memory is short; names the largest that fits."""
+    """Raises InputError where argument `name` asks for `value` rows of `row_bytes` and memory is
+    short; names the largest that fits."""
     flag, needed, free = f"--{name.replace('_', '-')}", row_bytes * value, free_memory()
     if needed > 0.9 * free:
         raise InputError(
@@ -217,7 +254,9 @@ def describe_machine(device: torch.device) -> dict:
     """For the record: processor and what it computes with, cores, torch threads and GPU."""
     processor = platform.processor()
     with contextlib.suppress(OSError, StopIteration):  # Linux knows the model's name
-        line = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+        line = next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+        )
         processor = line.split(":", 1)[1].strip()
     return {
         "processor": processor,
@@ -229,7 +268,8 @@ def describe_machine(device: torch.device) -> dict:
 
 
 def processor_kind() -> str:
-    """What this processor multiplies with, by which speeds differ threefold: "AVX2", "AVX512", "AVX512 bf16" or "AVX512 bf16 AMX"."""
+    """What this processor multiplies with, by which speeds differ threefold: "AVX2", "AVX512",
+    "AVX512 bf16" or "AVX512 bf16 AMX"."""
     bf16 = " bf16" if torch.cpu._is_avx512_bf16_supported() else ""
     amx = " AMX" if torch.cpu._is_amx_tile_supported() else ""
     return torch.backends.cpu.get_cpu_capability() + bf16 + amx

@@ -1,10 +1,12 @@
-"""Corridors with obstacles: a walker of dm_control's locomotion library runs as far as it can past walls that stand or slide.
+"""Corridors with obstacles: a walker of dm_control's locomotion library runs as far as
+it can past walls that stand or slide.
 
     python cleanrl_cc/sac_drq.py --env-id cleanrl_cc/CorridorStatic-Ball-v0
     python cleanrl_cc/sac_drq.py --env-id cleanrl_cc/CorridorMoving-Ant-v0 --obs pixels
 
-Importing `cleanrl_cc` registers Static, StaticDense, Moving and MovingDense for Ball, Ant and Humanoid. What is ours is the
-obstacles, the reward and the measures; floor, side walls, walkers and falls are the library's (`dm_control.locomotion`).
+Importing `cleanrl_cc` registers Static, StaticDense, Moving and MovingDense for Ball, Ant and
+Humanoid. What is ours is the obstacles, the reward and the measures; floor, side walls, walkers and
+falls are the library's (`dm_control.locomotion`).
 """
 
 from functools import partial
@@ -33,14 +35,18 @@ WALKERS = {"Ball": Ball, "Ant": Ant, "Humanoid": CMUHumanoidPositionControlled}
 
 TIME_LIMIT, CONTROL_TIMESTEP, PHYSICS_TIMESTEP = 20.0, 0.04, 0.005  # seconds: 500 steps of 8 substeps
 LENGTH, WIDTH, CLEAR = 60.0, 6.0, 4.0  # metres; nothing stands in the first CLEAR metres
-WALL_SIZE = np.array((0.2, 2.0, 1.0))  # depth, width and height: at least 2 m remain beside a wall, and the Ant needs 1.6
+# depth, width and height: at least 2 m remain beside a wall, and the Ant needs 1.6
+WALL_SIZE = np.array((0.2, 2.0, 1.0))
 SWING, PERIODS = (WIDTH - WALL_SIZE[1]) / 2, (6.0, 12.0)  # metres from the middle, and seconds there and back
-NUM_SEEN, SIGHT, BEHIND = 3, 10.0, 1.0  # walls in the state, how far ahead (m), and how far behind they still count as next
-REBOUND = 0.5  # seconds: a touch so soon after the last belongs to the same collision, as who pushes against a wall rattles
+# walls in the state, how far ahead (m), and how far behind they still count as next
+NUM_SEEN, SIGHT, BEHIND = 3, 10.0, 1.0
+# seconds: a touch so soon after the last belongs to the same collision, as who pushes against a wall rattles
+REBOUND = 0.5
 
 
 class ObstacleArena(EmptyCorridor):
-    """The library's corridor with `num_walls` walls across it; the i-th is at yᵢ(t) = SWING sin(ωᵢ t + φᵢ), where ωᵢ = 0 if it stands.
+    """The library's corridor with `num_walls` walls across it; the i-th is at yᵢ(t) = SWING
+    sin(ωᵢ t + φᵢ), where ωᵢ = 0 if it stands.
 
     Walls are motion-capture bodies: moving them needs no new model, so an episode begins in milliseconds.
     """
@@ -50,21 +56,33 @@ class ObstacleArena(EmptyCorridor):
         self.num_walls, self.moving = num_walls, moving
         self.xs = self.phases = self.omegas = np.empty(0)  # observed once before the first episode
         root = self.mjcf_model
-        root.statistic.extent = 10.0  # the unit of the clipping planes, which the walls' places would otherwise decide
-        checker = {"rgb1": (0.25, 0.3, 0.35), "rgb2": (0.4, 0.45, 0.5)}  # a plain floor would show a camera no speed
-        texture = root.asset.add("texture", name="floor", type="2d", builtin="checker", width=64, height=64, **checker)
-        self._ground_plane.material = root.asset.add("material", name="floor", texture=texture, texrepeat=(0.5, 0.5), texuniform=True)
+        # the unit of the clipping planes, which the walls' places would otherwise decide
+        root.statistic.extent = 10.0
+        # a plain floor would show a camera no speed
+        checker = {"rgb1": (0.25, 0.3, 0.35), "rgb2": (0.4, 0.45, 0.5)}
+        texture = root.asset.add(
+            "texture", name="floor", type="2d", builtin="checker", width=64, height=64, **checker
+        )
+        self._ground_plane.material = root.asset.add(
+            "material", name="floor", texture=texture, texrepeat=(0.5, 0.5), texuniform=True
+        )
         for plane in (self._left_plane, self._right_plane, self._near_plane, self._far_plane):
             plane.set_attributes(group=0, rgba=(0.3, 0.5, 0.7, 0.5))  # the library's group is not drawn
         color = (0.9, 0.3, 0.2, 1) if moving else (0.9, 0.7, 0.2, 1)
         self.walls = []
         for index in range(num_walls):
-            # Until the first episode at the far end: in the walker's place they would give more contacts than fit into memory.
-            body = root.worldbody.add("body", name=f"wall_{index}", mocap=True, pos=(LENGTH, 0, WALL_SIZE[2] / 2))
-            self.walls.append(body.add("geom", name=f"wall_{index}", type="box", size=WALL_SIZE / 2, rgba=color))
+            # Until the first episode at the far end: in the walker's place they would
+            # give more contacts than fit into memory.
+            body = root.worldbody.add(
+                "body", name=f"wall_{index}", mocap=True, pos=(LENGTH, 0, WALL_SIZE[2] / 2)
+            )
+            self.walls.append(
+                body.add("geom", name=f"wall_{index}", type="box", size=WALL_SIZE / 2, rgba=color)
+            )
 
     def initialize_episode(self, physics, random_state):
-        """Draws where the walls stand along the corridor, each in the middle half of its share, and their phases and angular speeds."""
+        """Draws where the walls stand along the corridor, each in the middle half of its share,
+        and their phases and angular speeds."""
         shares = np.arange(self.num_walls) + random_state.uniform(0.25, 0.75, self.num_walls)
         self.xs = CLEAR + (LENGTH - CLEAR) * shares / max(self.num_walls, 1)
         self.phases = random_state.uniform(0, 2 * np.pi, self.num_walls)
@@ -76,7 +94,8 @@ class ObstacleArena(EmptyCorridor):
             physics.data.mocap_pos[:, 1] = SWING * np.sin(self.omegas * physics.time() + self.phases)
 
     def next_walls(self, physics, x: float, y: float) -> np.ndarray:
-        """Distance ahead, distance to the left and speed to the left of the next walls, (NUM_SEEN, 3), in metres and seconds.
+        """Distance ahead, distance to the left and speed to the left of the next
+        walls, (NUM_SEEN, 3), in metres and seconds.
 
         A wall farther than SIGHT, or none, is (SIGHT, 0, 0).
         """
@@ -90,7 +109,8 @@ class ObstacleArena(EmptyCorridor):
 
 
 class RunPastObstacles(RunThroughCorridor):
-    """The library's task, rewarded by forward speed, that counts collisions and truncates at the end of the corridor.
+    """The library's task, rewarded by forward speed, that counts collisions
+    and truncates at the end of the corridor.
 
     The library ends an episode as failed where anything but a foot touches the floor. The Ball cannot fall.
     """
@@ -102,13 +122,21 @@ class RunPastObstacles(RunThroughCorridor):
         seen = walker.observables
         seen.disable_all()  # the library's choice draws a picture at every step
         joints = [seen.joints_pos, seen.joints_vel, seen.end_effectors_pos] if has_feet else []
-        for part in [seen.orientation, seen.body_height, seen.sensors_velocimeter, seen.sensors_gyro, *joints]:
+        for part in [
+            seen.orientation,
+            seen.body_height,
+            seen.sensors_velocimeter,
+            seen.sensors_gyro,
+            *joints,
+        ]:
             part.enabled = True
         self._walls = observable.Generic(lambda physics: arena.next_walls(physics, *self.position(physics)))
         self._lateral = observable.Generic(lambda physics: self.position(physics)[1:])
         self._walls.enabled = self._lateral.enabled = True
         body = walker.root_body  # its frame is turned by its quaternion, a camera that follows it is not
-        turned = np.eye(3) if body.quat is None else quat_to_mat(body.quat / np.linalg.norm(body.quat))[:3, :3]
+        turned = (
+            np.eye(3) if body.quat is None else quat_to_mat(body.quat / np.linalg.norm(body.quat))[:3, :3]
+        )
         position, right, up = np.array([(-4, 0, 3), (0, -1, 0), (0.5, 0, 1)]) @ turned
         body.add("camera", name="following", mode="trackcom", pos=position, xyaxes=(*right, *up))
 
@@ -131,7 +159,8 @@ class RunPastObstacles(RunThroughCorridor):
         self.touching = False
 
     def after_substep(self, physics, random_state):
-        self.touching |= bool(self.is_wall[physics.data.contact.geom].any())  # (contacts, 2): all a wall can touch is the walker
+        # (contacts, 2): all a wall can touch is the walker
+        self.touching |= bool(self.is_wall[physics.data.contact.geom].any())
 
     def after_step(self, physics, random_state):
         super().after_step(physics, random_state)
@@ -145,7 +174,8 @@ class RunPastObstacles(RunThroughCorridor):
         return self.speed
 
     def should_terminate_episode(self, physics) -> bool:
-        return super().should_terminate_episode(physics) or self.distance >= LENGTH  # the discount tells them apart
+        # the discount tells them apart
+        return super().should_terminate_episode(physics) or self.distance >= LENGTH
 
     def measures(self) -> dict:
         return {"distance": self.distance, "collisions": self.collisions, "contact_time": self.contact_time}
@@ -154,11 +184,12 @@ class RunPastObstacles(RunThroughCorridor):
 class Corridor(DmControlCompatibilityV0):
     """The corridor as a Gymnasium environment.
 
-    Observations are a dictionary of float64 (`make_env` makes it one float32 vector): of the walker its orientation, height, velocity,
-    angular velocity and, if it has any, joints; its distance to the left of the middle; and `ObstacleArena.next_walls`.
-    The reward is the forward speed in m/s. A fall terminates; the time limit and the end of the corridor truncate.
-    `info` holds `distance` (m along the corridor), `touching` (a wall, during this step), and what the episode has had so far:
-    `collisions` (touches of a wall after none for REBOUND) and `contact_time` (s).
+    Observations are a dictionary of float64 (`make_env` makes it one float32 vector): of the walker its
+    orientation, height, velocity, angular velocity and, if it has any, joints; its distance to the left of
+    the middle; and `ObstacleArena.next_walls`. The reward is the forward speed in m/s. A fall terminates; the
+    time limit and the end of the corridor truncate. `info` holds `distance` (m along the corridor),
+    `touching` (a wall, during this step), and what the episode has had so far: `collisions` (touches of a
+    wall after none for REBOUND) and `contact_time` (s).
 
     Args:
         walker: "Ball" (2 actions: roll and steer), "Ant" (8) or "Humanoid" (56).
@@ -172,7 +203,9 @@ class Corridor(DmControlCompatibilityV0):
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": round(1 / CONTROL_TIMESTEP)}
     camera_id = "walker/egocentric"  # of pixel observations; videos follow the walker
 
-    def __init__(self, walker: str = "Ball", moving: bool = False, density: float = 2.0, render_mode: str | None = None):
+    def __init__(
+        self, walker: str = "Ball", moving: bool = False, density: float = 2.0, render_mode: str | None = None
+    ):
         if walker not in WALKERS:
             raise InputError(f"A corridor's walker must be {', '.join(WALKERS)}, not {walker}.")
         if not 0 <= density <= 10:
@@ -187,13 +220,22 @@ class Corridor(DmControlCompatibilityV0):
             recompile_mjcf_every_episode=False,
         )
         self.metadata = dict(self.metadata)  # shimmy 2.0.1 writes 1000 times the control time step into it
-        camera = {"camera_id": "walker/following", "render_flag_overrides": {"shadow": False, "reflection": False}}
+        camera = {
+            "camera_id": "walker/following",
+            "render_flag_overrides": {"shadow": False, "reflection": False},
+        }
         super().__init__(env, render_mode, {"height": 240, "width": 320} | camera)
         self.metadata = type(self).metadata
 
     def step(self, action: np.ndarray):
         obs, reward, terminated, truncated, info = super().step(action)
-        return obs, reward, terminated, truncated, info | self.task.measures() | {"touching": self.task.touching}
+        return (
+            obs,
+            reward,
+            terminated,
+            truncated,
+            info | self.task.measures() | {"touching": self.task.touching},
+        )
 
     def episode_metrics(self) -> dict:
         """Measures of the episode so far; `Episodes` stores them in `info["episode"]` when it ends."""

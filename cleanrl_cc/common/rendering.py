@@ -1,4 +1,5 @@
-"""Pictures without a screen: the OpenGL back end, where frames come from, and MuJoCo's pictures several times faster."""
+"""Pictures without a screen: the OpenGL back end, where frames come from, and
+MuJoCo's pictures several times faster."""
 
 import atexit
 import os
@@ -18,26 +19,34 @@ _PROBE = (
 
 
 def choose_gl_backend() -> str:
-    """Sets MUJOCO_GL to the first back end that works, found in a child process because a failed attempt cannot be undone.
+    """Sets MUJOCO_GL to the first back end that works, found in a child process
+    because a failed attempt cannot be undone.
 
     Returns:
-        "egl", "osmesa", the user's own MUJOCO_GL, "glfw" where the system has a desktop's OpenGL, or "disabled".
+        "egl", "osmesa", the user's own MUJOCO_GL, "glfw" where the system
+        has a desktop's OpenGL, or "disabled".
     """
     if sys.platform != "linux":
         return os.environ.get("MUJOCO_GL", "glfw")
-    chosen_by_us = os.environ.get("CLEANRL_CC_GL")  # inherited by worker processes, which need not probe again
+    # inherited by worker processes, which need not probe again
+    chosen_by_us = os.environ.get("CLEANRL_CC_GL")
     if chosen_by_us:
         return chosen_by_us
-    # Mesa's software renderer: its threads cost a small picture more than they give, and take cores from other processes.
+    # Mesa's software renderer: its threads cost a small picture more than they
+    # give, and take cores from other processes.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     for backend in [os.environ["MUJOCO_GL"]] if os.environ.get("MUJOCO_GL") else ["egl", "osmesa"]:
         environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
-        probe = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True)
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True
+        )
         if probe.returncode == 0:
             renderer = probe.stdout.strip()
             print(f"MuJoCo renders with {backend}: {renderer}", file=sys.stderr)
             if "llvmpipe" in renderer or "softpipe" in renderer:
-                print("Warning: this is software rendering; pixels from MuJoCo will be slow.", file=sys.stderr)
+                print(
+                    "Warning: this is software rendering; pixels from MuJoCo will be slow.", file=sys.stderr
+                )
             break
     else:
         backend = "disabled"
@@ -49,8 +58,8 @@ PLAIN = {"shadow": False, "reflection": False}  # without them software renderin
 
 
 def frame_source(env: gym.Env, emits_images: bool, size: int):
-    """Where pixels come from: a function, called once per agent step, from the observation to a frame uint8 (H, W) or (H, W, C); and one
-    that closes what the first has opened."""
+    """Where pixels come from: a function, called once per agent step, from the observation to a frame uint8
+    (H, W) or (H, W, C); and one that closes what the first has opened."""
     base = env.unwrapped
     if type(base).__name__ == "FastCarRacing":
         base.render_observation = False  # drawn once per agent step, here, instead of at every physics step
@@ -60,8 +69,12 @@ def frame_source(env: gym.Env, emits_images: bool, size: int):
     if hasattr(base, "physics"):  # dm_control
         camera = getattr(base, "camera_id", 0)
         if os.environ.get("MUJOCO_GL") != "egl":
-            return lambda obs: base.physics.render(size, size, camera_id=camera, render_flag_overrides=PLAIN), lambda: None
-        renderer = FastRenderer(lambda: (base.physics.model.ptr, base.physics.data.ptr), size, camera, rangefinders=False)
+            return lambda obs: base.physics.render(
+                size, size, camera_id=camera, render_flag_overrides=PLAIN
+            ), lambda: None
+        renderer = FastRenderer(
+            lambda: (base.physics.model.ptr, base.physics.data.ptr), size, camera, rangefinders=False
+        )
         return renderer.render, renderer.close
     if hasattr(base, "mujoco_renderer"):
         if os.environ.get("MUJOCO_GL") != "egl":
@@ -75,11 +88,14 @@ def frame_source(env: gym.Env, emits_images: bool, size: int):
 
 
 def gymnasium_renderer(base: gym.Env, size: int):
-    """A renderer of Gymnasium's for pictures of size x size; the environment's own has the size of its films."""
+    """A renderer of Gymnasium's for pictures of size x size; the
+    environment's own has the size of its films."""
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
     from mujoco import mjtRndFlag
 
-    renderer = MujocoRenderer(base.model, base.data, base.mujoco_renderer.default_cam_config, width=size, height=size)
+    renderer = MujocoRenderer(
+        base.model, base.data, base.mujoco_renderer.default_cam_config, width=size, height=size
+    )
     follow(renderer)
     renderer.render("rgb_array")  # creates the scene
     for flag in (mjtRndFlag.mjRND_SHADOW, mjtRndFlag.mjRND_REFLECTION):
@@ -88,19 +104,23 @@ def gymnasium_renderer(base: gym.Env, size: int):
 
 
 def follow(renderer):
-    """Gymnasium 1.4's free camera stays where it is and robots run out of the picture: the model's own, `track`, goes with them."""
+    """Gymnasium 1.4's free camera stays where it is and robots run out of the picture: the
+    model's own, `track`, goes with them."""
     from mujoco import mj_name2id, mjtObj
 
-    renderer.camera_id = mj_name2id(renderer.model, mjtObj.mjOBJ_CAMERA, "track")  # -1, the free camera, where there is none
+    # -1, the free camera, where there is none
+    renderer.camera_id = mj_name2id(renderer.model, mjtObj.mjOBJ_CAMERA, "track")
 
 
-# Tiles of the road are (102, 102, 102) once visited and up to 107 before: 2 % of the range, and all there is to see of where
-# the car has been. The curve gives these five levels a quarter of the range. It is monotone: no two grays swap places.
+# Tiles of the road are (102, 102, 102) once visited and up to 107 before: 2 % of the range, and all
+# there is to see of where the car has been. The curve gives these five levels a quarter of the range. It
+# is monotone: no two grays swap places.
 _ROAD_CONTRAST = np.interp(np.arange(256), [0, 101, 108, 255], [0, 64, 128, 255]).round().astype(np.uint8)
 
 
 def car_racing_view(frame: np.ndarray) -> np.ndarray:
-    """CarRacing's 96x96 picture without the dashboard (bottom 12 rows) and the 6 columns at either side: (84, 84, 3) uint8."""
+    """CarRacing's 96x96 picture without the dashboard (bottom 12 rows) and the 6
+    columns at either side: (84, 84, 3) uint8."""
     return _ROAD_CONTRAST[frame[:84, 6:90]]
 
 
@@ -113,14 +133,17 @@ def is_image(space: gym.Space) -> bool:
 
 # --- fast pictures from MuJoCo ---
 
-# Samples per pixel, and what round shapes are made of: the libraries' values take nine tenths of software rendering's time.
+# Samples per pixel, and what round shapes are made of: the libraries' values take
+# nine tenths of software rendering's time.
 COARSE = {"offsamples": 0, "numslices": 8, "numstacks": 6, "numquads": 1, "shadowsize": 0}
-MOST_SQUARES = 10_000  # of a plane: light is computed at their corners, so few and large ones would lose the spotlights
+# of a plane: light is computed at their corners, so few and large ones would lose the spotlights
+MOST_SQUARES = 10_000
 
 
 @contextmanager
 def current_context_kept():
-    """Leaves EGL's current context as it was: dm_control and Gymnasium take for granted that theirs is still current."""
+    """Leaves EGL's current context as it was: dm_control and Gymnasium take for
+    granted that theirs is still current."""
     from mujoco import egl
 
     context = egl.EGL.eglGetCurrentContext()  # EGL_NO_CONTEXT where none is
@@ -131,20 +154,25 @@ def current_context_kept():
 
 
 class FastRenderer:
-    """Draws a MuJoCo environment's observations several times faster than the libraries draw films. For EGL alone.
+    """Draws a MuJoCo environment's observations several times faster than
+    the libraries draw films. For EGL alone.
 
-    It has an OpenGL context of its own, with a framebuffer of the picture's size, one sample per pixel and round shapes of few
-    faces; it draws no shadows and no reflections. The model is left as it was, so films stay beautiful.
+    It has an OpenGL context of its own, with a framebuffer of the picture's size, one sample per
+    pixel and round shapes of few faces; it draws no shadows and no reflections. The model is
+    left as it was, so films stay beautiful.
 
     Args:
-        source: returns the environment's current (MjModel, MjData). Where the model is a new one, so is the context.
+        source: returns the environment's current (MjModel, MjData). Where the
+            model is a new one, so is the context.
         size: height and width of the picture.
         camera: the name or the number of one of the model's cameras, or -1, the free camera.
         free_camera: attributes of the free camera; None puts it where the model's author has put it.
         rangefinders: whether their rays are drawn, as Gymnasium does and dm_control does not.
     """
 
-    def __init__(self, source, size: int, camera: str | int, free_camera: dict | None = None, rangefinders: bool = True):
+    def __init__(
+        self, source, size: int, camera: str | int, free_camera: dict | None = None, rangefinders: bool = True
+    ):
         import mujoco
 
         self.source, self.size, self.camera, self.free_camera = source, size, camera, free_camera
@@ -155,7 +183,8 @@ class FastRenderer:
             self._build(source()[0])
 
     def render(self, obs=None) -> np.ndarray:
-        """The current picture, (size, size, 3) uint8; the observation, which every frame source is given, says nothing about it."""
+        """The current picture, (size, size, 3) uint8; the observation, which every frame
+        source is given, says nothing about it."""
         import mujoco
 
         model, data = self.source()
@@ -164,11 +193,14 @@ class FastRenderer:
                 self.close()
                 self._build(model)
             self.gl.make_current()
-            if model.nhfield and not np.array_equal(model.hfield_data, self.terrain):  # quadruped-escape has new hills in each episode
+            # quadruped-escape has new hills in each episode
+            if model.nhfield and not np.array_equal(model.hfield_data, self.terrain):
                 for index in range(model.nhfield):
                     mujoco.mjr_uploadHField(model, self.context, index)
                 self.terrain = model.hfield_data.copy()
-            mujoco.mjv_updateScene(model, data, self.option, self.perturb, self.view, mujoco.mjtCatBit.mjCAT_ALL, self.scene)
+            mujoco.mjv_updateScene(
+                model, data, self.option, self.perturb, self.view, mujoco.mjtCatBit.mjCAT_ALL, self.scene
+            )
             mujoco.mjr_render(self.rect, self.scene, self.context)
             mujoco.mjr_readPixels(self.pixels, None, self.rect, self.context)
         return self.pixels[::-1].copy()  # OpenGL's first row is the lowest
@@ -184,9 +216,15 @@ class FastRenderer:
 
         self.model, self.terrain = model, model.hfield_data.copy()
         self.scene = mujoco.MjvScene(model, 10_000)
-        self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self.scene.flags[
+            mujoco.mjtRndFlag.mjRND_REFLECTION
+        ] = 0
         self.view = mujoco.MjvCamera()
-        number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, self.camera) if isinstance(self.camera, str) else self.camera
+        number = (
+            mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, self.camera)
+            if isinstance(self.camera, str)
+            else self.camera
+        )
         if self.free_camera is None:
             mujoco.mjv_defaultFreeCamera(model, self.view)
         for name, value in (self.free_camera or {}).items():
@@ -196,7 +234,8 @@ class FastRenderer:
         self.view.fixedcamid = -1 if is_free else number
 
         self.gl = egl.GLContext(self.size, self.size)
-        # At exit mujoco would end the display that it shares with dm_control, whose contexts are freed later and would complain.
+        # At exit mujoco would end the display that it shares with dm_control, whose
+        # contexts are freed later and would complain.
         atexit.unregister(egl.EGL.eglTerminate)
         self.gl.make_current()
         quality, buffers = model.vis.quality, model.vis.global_
@@ -206,8 +245,11 @@ class FastRenderer:
             for name, value in COARSE.items():
                 setattr(quality, name, value)
             buffers.offwidth = buffers.offheight = self.size
-            # A plane's third size is the side of the squares that it is made of: Hopper's floor has 102,400, humanoid's a million.
-            model.geom_size[planes, 2] = np.maximum(sizes[planes, 2], np.sqrt(4 * sizes[planes, 0] * sizes[planes, 1] / MOST_SQUARES))
+            # A plane's third size is the side of the squares that it is made of: Hopper's
+            # floor has 102,400, humanoid's a million.
+            model.geom_size[planes, 2] = np.maximum(
+                sizes[planes, 2], np.sqrt(4 * sizes[planes, 0] * sizes[planes, 1] / MOST_SQUARES)
+            )
             self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
         finally:
             for name, value in before[0].items():

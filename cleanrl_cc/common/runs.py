@@ -1,54 +1,71 @@
 """What a run records: folder, evaluations, checkpoints, resume, interruption. Its logs are in `logs.py`.
 
-A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one line per log line), `evaluations.csv`, `last.pt` and
-`replay-<step>.npz` (together they resume), `best.pt` (it evaluates), and `videos/`. Nothing here knows an algorithm, and nothing here
-draws from the generators that the training uses.
+A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one line per log line),
+`evaluations.csv`, `last.pt` and `replay-<step>.npz` (together they resume), `best.pt` (it evaluates), and
+`videos/`. Nothing here knows an algorithm, and nothing here draws from the generators that the training uses.
 """
 
 import contextlib
-import json
 import math
-import platform
 import signal
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import torch
 
 from cleanrl_cc.common.arguments import script_name
-from cleanrl_cc.common.checkpoints import atomic_file, load_checkpoint, load_replay, rng_state, save_replay, set_rng_state
+from cleanrl_cc.common.checkpoints import (
+    atomic_file,
+    load_checkpoint,
+    load_replay,
+    rng_state,
+    save_replay,
+    set_rng_state,
+)
 from cleanrl_cc.common.distributed import disconnect, exchange, gather, launcher, rank, size
 from cleanrl_cc.common.envs import make_env, recipe, restore_envs, snapshot_envs
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.evaluation import EVALUATION_SEED, Film, play_episodes, side_by_side, summarize
+from cleanrl_cc.common.folders import new_folder, write_description
 from cleanrl_cc.common.logs import Log
-from cleanrl_cc.common.machine import describe_machine
 from cleanrl_cc.common.tables import append_csv, read_csv, write_csv
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 
 # What last.pt holds beyond best.pt.
-SAVED = {"optimizers", "num_updates", "metrics", "envs", "random", "replay", "best_return", "evaluated", "episodes", "seconds"}
+SAVED = {
+    "optimizers",
+    "num_updates",
+    "metrics",
+    "envs",
+    "random",
+    "replay",
+    "best_return",
+    "evaluated",
+    "episodes",
+    "seconds",
+}
 SAVED |= {"tracker_id"}
 
 
 class Run(Log):
     """The folder of one training run and everything written to it.
 
-    With `args.resume` the folder is that of the checkpoint, which is then in `checkpoint`; nothing is written before `restore` has put
-    it back. In a run of several processes all call every method; that of rank 0 alone says and writes anything.
+    With `args.resume` the folder is that of the checkpoint, which is then in `checkpoint`; nothing is
+    written before `restore` has put it back. In a run of several processes all call every method; that of
+    rank 0 alone says and writes anything.
 
     Attributes:
         checkpoint: what to `restore`, None in a new run.
         writes: True in one process alone, rank 0.
-        stop_signal: the number of a SIGINT or SIGTERM received, else None; of several processes, when all know of it.
+        stop_signal: the number of a SIGINT or SIGTERM received, else None; of
+            several processes, when all know of it.
 
     Raises:
-        InputError: a run field out of range, a folder that exists or cannot be written, a checkpoint that cannot be resumed.
+        InputError: a run field out of range, a folder that exists or cannot be
+            written, a checkpoint that cannot be resumed.
     """
 
     def __init__(self, args):
@@ -62,64 +79,46 @@ class Run(Log):
         if args.capture_video and self.writes:  # what cannot be filmed is told now, not after hours
             self._make_eval_envs(1)
         if self.checkpoint is None:
-            self.folder = self._new_folder() if self.writes else Path(args.runs_dir)
+            self.folder = new_folder(args, self.algorithm) if self.writes else Path(args.runs_dir)
             self._open(first_step=0, tracker_id=None)
         else:
             self.folder = Path(args.resume) if Path(args.resume).is_dir() else Path(args.resume).parent
             if missing := SAVED - self.checkpoint.keys():
                 lacks = ", ".join(sorted(missing))
-                raise InputError(f"{args.resume} cannot be resumed, it lacks {lacks}: resume from a run folder or its last.pt.")
+                raise InputError(
+                    f"{args.resume} cannot be resumed, it lacks {lacks}: "
+                    "resume from a run folder or its last.pt."
+                )
             if (saved := 1 + len(self.checkpoint.get("other_ranks", []))) != size():
-                raise InputError(f"{args.resume} needs {saved} processes, as many as wrote it, and not {size()}: torchrun starts them.")
+                raise InputError(
+                    f"{args.resume} needs {saved} processes, as many as wrote it, and not {size()}: "
+                    "torchrun starts them."
+                )
 
     def _open(self, first_step: int, tracker_id: str | None):
         if self.writes:
-            self._write_description()
+            write_description(self.folder, self.args, self.algorithm)
         self._open_log(first_step, tracker_id)
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # not in the main thread: someone else handles signals
                 signal.signal(number, self._request_stop)
 
-    def _new_folder(self) -> Path:
-        args = self.args
-        name = args.run_name or f"{args.env_id.replace('/', '-')}__{self.algorithm}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        for suffix in ["", *(f"-{number}" for number in range(2, 100))]:  # runs may start in the same second
-            folder = Path(args.runs_dir) / (name + suffix)
-            try:
-                folder.mkdir(parents=True)
-                return folder
-            except FileExistsError as error:
-                if args.run_name:
-                    raise InputError(f"{folder} exists: choose another --run-name, or --resume {folder} to go on with it.") from error
-            except OSError as error:
-                raise InputError(f"{folder} cannot be created ({error.strerror}): choose another --runs-dir.") from error
-        raise InputError(f"{folder} and many like it exist: choose another --runs-dir.")
-
-    def _write_description(self):
-        path, earlier = self.folder / "args.json", []
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            earlier = json.loads(path.read_text())["commands"]
-        description = {
-            "algorithm": self.algorithm,
-            "args": asdict(self.args),
-            "commands": [*earlier, " ".join([launcher(), *sys.argv])],
-            "machine": describe_machine(torch.device(self.args.device)),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "gymnasium": gym.__version__},
-        }
-        with atomic_file(path) as file:
-            file.write((json.dumps(description, indent=2) + "\n").encode())
-
     def _request_stop(self, number: int, _frame):
-        if size() > 1:  # `count_steps` tells the others; launchers repeat a signal, so that a second one means nothing
+        if size() > 1:
+            # `count_steps` tells the others; launchers repeat a signal, so that a second one means nothing
             self.received_signal = number
             return
         if self.stop_signal is not None:
             raise KeyboardInterrupt
         self.stop_signal = number
-        self.say("Stopping after this step (and its evaluation, if one is under way); again: at once, without saving.")
+        self.say(
+            "Stopping after this step (and its evaluation, if one is under way); again: at once, "
+            "without saving."
+        )
 
     def count_steps(self, steps: int) -> int:
-        """The sum of `steps` over all processes, which also agree here whether to stop: all then save at the same step."""
+        """The sum of `steps` over all processes, which also agree here whether to
+        stop: all then save at the same step."""
         if size() == 1:
             return steps
         every_steps, signals = zip(*exchange(steps, self.received_signal or 0), strict=True)
@@ -129,7 +128,8 @@ class Run(Log):
     # Evaluation
 
     def evaluate(self, agent, global_step: int) -> float:
-        """Plays `eval_episodes` deterministic episodes, always the same ones, and keeps the best policy as `best.pt`.
+        """Plays `eval_episodes` deterministic episodes, always the same ones,
+        and keeps the best policy as `best.pt`.
 
         Returns:
             The mean return (on rank 0). The training's random generators do not notice.
@@ -161,14 +161,19 @@ class Run(Log):
         if films and self.tracker:
             import wandb
 
-            self.tracker.log({"videos/evaluation": wandb.Video(str(video), format="mp4"), "global_step": global_step})
+            self.tracker.log(
+                {"videos/evaluation": wandb.Video(str(video), format="mp4"), "global_step": global_step}
+            )
         return self.evaluation
 
     def _make_eval_envs(self, num_episodes: int):
-        """Makes those that are still missing to play so many episodes; the first is the one that is filmed."""
+        """Makes those that are still missing to play so many episodes;
+        the first is the one that is filmed."""
         generators = rng_state()
         if not self.eval_envs:
-            self.eval_envs.append(make_env(**self.recipe, render_mode="rgb_array" if self.args.capture_video else None))
+            self.eval_envs.append(
+                make_env(**self.recipe, render_mode="rgb_array" if self.args.capture_video else None)
+            )
             if self.args.capture_video:
                 self.eval_envs[0].reset(seed=EVALUATION_SEED)
                 if not isinstance(self.eval_envs[0].render(), np.ndarray):
@@ -188,7 +193,8 @@ class Run(Log):
             buffer: has `num_added` and `arrays()`, its filled part by name, `num_added` included.
 
         Raises:
-            InputError: weights that are not finite, or a full disk. The checkpoint written before stays whole.
+            InputError: weights that are not finite, or a full disk. The
+                checkpoint written before stays whole.
         """
         self.saved_signal = self.stop_signal  # one that comes later finds its own save
         self._require_finite(agent, global_step)
@@ -198,8 +204,8 @@ class Run(Log):
             self._save_all(global_step, metrics, agent, envs, rng, buffer)
 
     def _log_last(self, global_step: int, metrics: dict):
-        """The line of what came after the last full period. Its episodes stay for the next full line, should the run be made longer:
-        that line is then the one of a run that was longer from the start."""
+        """The line of what came after the last full period. Its episodes stay for the next full line, should
+        the run be made longer: that line is then the one of a run that was longer from the start."""
         episodes = self.episodes
         self.log(global_step, metrics)
         self.episodes = episodes
@@ -210,7 +216,10 @@ class Run(Log):
         if self.writes:
             self._save(global_step, metrics, agent, processes)
             if agent.num_updates == 0 and global_step >= self.args.total_timesteps:
-                self.say(f"Nothing was learned: {global_step:,} steps end before the first update. A larger --total-timesteps has some.")
+                self.say(
+                    f"Nothing was learned: {global_step:,} steps end before the first update. "
+                    "A larger --total-timesteps has some."
+                )
         if size() > 1:
             exchange(0)  # nobody exits before the files are whole: torchrun would end the others
 
@@ -239,18 +248,29 @@ class Run(Log):
 
     def _require_finite(self, agent, global_step: int):
         if not all(tensor.isfinite().all() for tensor in agent.state_dict().values()):
-            raise InputError(f"The weights are not finite at step {global_step}: the last good checkpoint is in {self.folder}.")
+            raise InputError(
+                f"The weights are not finite at step {global_step}: "
+                f"the last good checkpoint is in {self.folder}."
+            )
 
     def _write(self, name: str, global_step: int, state: dict):
-        common = {"algorithm": self.algorithm, "args": asdict(self.args), "recipe": self.recipe, "global_step": global_step}
+        common = {
+            "algorithm": self.algorithm,
+            "args": asdict(self.args),
+            "recipe": self.recipe,
+            "global_step": global_step,
+        }
         with atomic_file(self.folder / name) as file:
             torch.save(common | state, file)
 
-    def restore(self, agent, envs, rng: np.random.Generator, buffer) -> tuple[int, dict, np.ndarray, np.ndarray]:
+    def restore(
+        self, agent, envs, rng: np.random.Generator, buffer
+    ) -> tuple[int, dict, np.ndarray, np.ndarray]:
         """Puts everything back where `save` found it.
 
         Returns:
-            The global step, the last metrics, the current observations (N, ...), and (N,) bool for which the next step is a reset.
+            The global step, the last metrics, the current observations (N, ...), and (N,)
+            bool for which the next step is a reset.
 
         Raises:
             InputError: the checkpoint is incomplete or does not fit the script. Nothing was written.
@@ -268,18 +288,26 @@ class Run(Log):
             self.evaluated_step, self.evaluation = state["evaluated"]
         except Exception as error:  # whatever an edited or incomplete checkpoint brings about
             reason = (str(error).strip().splitlines() or [""])[0]
-            raise InputError(f"{self.args.resume} cannot be resumed ({type(error).__name__}: {reason}).") from error
-        self.best_return, self.earlier_seconds, self.episodes = state["best_return"], state["seconds"], state["episodes"]
+            raise InputError(
+                f"{self.args.resume} cannot be resumed ({type(error).__name__}: {reason})."
+            ) from error
+        self.best_return = state["best_return"]
+        self.earlier_seconds = state["seconds"]
+        self.episodes = state["episodes"]
         if self.writes:
-            for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):  # lines after the checkpoint will come again
-                write_csv(file, [row for row in read_csv(file) if int(row["global_step"]) <= state["global_step"]])
+            # lines after the checkpoint will come again
+            for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):
+                write_csv(
+                    file, [row for row in read_csv(file) if int(row["global_step"]) <= state["global_step"]]
+                )
         self._open(state["global_step"], state["tracker_id"])
         return state["global_step"], metrics, obs, autoreset
 
     # The end
 
     def exit_if_stopped(self):
-        """After Ctrl-C or SIGTERM, once the caller has saved: says how to go on, and exits with 130 or 143."""
+        """After Ctrl-C or SIGTERM, once the caller has saved: says how
+        to go on, and exits with 130 or 143."""
         if self.saved_signal is not None:
             self.close()
             self.say(f"Saved. Go on with: {launcher()} {sys.argv[0]} --resume {self.folder}")
@@ -292,7 +320,10 @@ class Run(Log):
 
     def close(self):
         """Closes files, the evaluation environment and the tracker, and gives the signals back."""
-        for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        for number, handler in (
+            (signal.SIGINT, signal.default_int_handler),
+            (signal.SIGTERM, signal.SIG_DFL),
+        ):
             with contextlib.suppress(ValueError):
                 signal.signal(number, handler)
         for env in self.eval_envs:

@@ -21,7 +21,9 @@ def append_csv(path: Path, row: dict):
             with open(path, "a", newline="") as file:
                 file.write(text.getvalue())
         except OSError as error:
-            raise InputError(f"{path} could not be written ({error}): free some disk space. Earlier checkpoints are whole.") from error
+            raise InputError(
+                f"{path} could not be written ({error}): free some disk space. Earlier checkpoints are whole."
+            ) from error
     else:
         write_csv(path, [*read_csv(path), row])
 
@@ -43,7 +45,9 @@ def read_csv(path: Path) -> list[dict]:
 
 def write_csv(path: Path, rows: list[dict]):
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     with atomic_file(path) as file:

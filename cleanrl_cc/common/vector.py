@@ -1,7 +1,7 @@
 """Parallel environments in as many processes as there are processor cores, several environments in each.
 
-One process per environment costs more in messages than cheap environments take to step. The training process plays a share itself,
-where it would only wait.
+One process per environment costs more in messages than cheap environments take to step. The training process
+plays a share itself, where it would only wait.
 """
 
 import contextlib
@@ -23,27 +23,36 @@ def usable_cores() -> int:
 
 
 class GroupedVectorEnv(gym.vector.VectorEnv):
-    """N environments that reset themselves in the step after an episode's end, in this process and `num_processes - 1` others.
+    """N environments that reset themselves in the step after an episode's end, in this
+    process and `num_processes - 1` others.
 
-    What comes back does not depend on the number of processes. Of infos there is only `episode`, of the environments that have it.
+    What comes back does not depend on the number of processes. Of infos there is only
+    `episode`, of the environments that have it.
 
     Args:
         env_fns: make the environments.
         num_processes: 1 to N; this one has the first environments.
-        start_method: "forkserver" where OpenGL is in use, which does not survive a fork; None: Python decides.
+        start_method: "forkserver" where OpenGL is in use, which does
+            not survive a fork; None: Python decides.
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
 
-    def __init__(self, env_fns: list[Callable[[], gym.Env]], num_processes: int, start_method: str | None = None):
+    def __init__(
+        self, env_fns: list[Callable[[], gym.Env]], num_processes: int, start_method: str | None = None
+    ):
         self.pipes, self.processes, self.num_envs = [], [], len(env_fns)
         own, *others = np.array_split(np.arange(self.num_envs), num_processes)
         self.envs = [env_fns[index]() for index in own]
         obs_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
         self.single_observation_space, self.single_action_space = obs_space, action_space
-        self.observation_space, self.action_space = batch_space(obs_space, self.num_envs), batch_space(action_space, self.num_envs)
+        self.observation_space = batch_space(obs_space, self.num_envs)
+        self.action_space = batch_space(action_space, self.num_envs)
         context = multiprocessing.get_context(start_method)
-        fields = [("obs", obs_space.dtype, obs_space.shape), ("action", action_space.dtype, action_space.shape)]
+        fields = [
+            ("obs", obs_space.dtype, obs_space.shape),
+            ("action", action_space.dtype, action_space.shape),
+        ]
         fields += [("reward", float), ("terminated", bool), ("truncated", bool)]
         row = np.dtype(fields, align=True)
         memory = context.RawArray("b", self.num_envs * row.itemsize)
@@ -99,7 +108,8 @@ def _kill(processes: list):
 
 
 def _answer(envs: list, rows: np.ndarray, command: str, *arguments) -> list:
-    """What each of `envs` says to a command: to a step, which it leaves in its row, the ended episode or None."""
+    """What each of `envs` says to a command: to a step, which it leaves in
+    its row, the ended episode or None."""
     answers = []
     all_obs, actions, rewards, terminated, truncated = (rows[name] for name in rows.dtype.names)
     for i, env in enumerate(envs):
@@ -115,7 +125,8 @@ def _answer(envs: list, rows: np.ndarray, command: str, *arguments) -> list:
 
 
 def _work(pipe, other_end, env_fns: list, memory, row: np.dtype, first: int):
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole process group: the parent decides when to stop
+    # Ctrl-C reaches the whole process group: the parent decides when to stop
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     other_end.close()  # else this worker would not notice that the parent is gone
     rows = np.frombuffer(memory, row)[first:]

@@ -21,7 +21,11 @@ class UnitActions(gym.ActionWrapper):
         unbounded = ~np.isfinite(low) | ~np.isfinite(high)
         if unbounded.any():
             names = np.flatnonzero(unbounded).tolist()
-            warnings.warn(f"Action dimensions {names} have no finite bounds: using [-1, 1], or 2 units from the finite one.", stacklevel=2)
+            warnings.warn(
+                f"Action dimensions {names} have no finite bounds: using [-1, 1], "
+                "or 2 units from the finite one.",
+                stacklevel=2,
+            )
             finite_low, finite_high = np.isfinite(low), np.isfinite(high)
             low, high = (  # an interval of length 2 at the bound that there is
                 np.where(finite_low, low, np.where(finite_high, high - 2, -1.0)),
@@ -39,7 +43,8 @@ class UnitActions(gym.ActionWrapper):
 
 
 class TwoAxes(gym.ActionWrapper):
-    """CarRacing by two axes, steering and gas/brake: an agent that knows nothing does not stand on the brake."""
+    """CarRacing by two axes, steering and gas/brake: an agent that knows
+    nothing does not stand on the brake."""
 
     def __init__(self, env: gym.Env):
         super().__init__(env)
@@ -117,9 +122,12 @@ class PixelObservation(gym.Wrapper):
         if frame.ndim == 2:
             frame = frame[..., None]
         if frame.shape[:2] != (self.size, self.size):
-            frame = np.asarray(Image.fromarray(frame.squeeze()).resize((self.size, self.size), Image.Resampling.BOX))
+            frame = np.asarray(
+                Image.fromarray(frame.squeeze()).resize((self.size, self.size), Image.Resampling.BOX)
+            )
             frame = frame.reshape(self.size, self.size, -1)
-        if self.grayscale and frame.shape[2] == 3:  # ITU-R 601-2 luma in integers: a gray pixel keeps its value exactly
+        if self.grayscale and frame.shape[2] == 3:
+            # ITU-R 601-2 luma in integers: a gray pixel keeps its value exactly
             frame = (frame @ np.array([77, 150, 29], np.uint32) >> 8).astype(np.uint8)[..., None]
         if not self.grayscale and frame.shape[2] == 1:
             frame = frame.repeat(3, axis=2)
@@ -143,16 +151,23 @@ class Patience(gym.Wrapper):
     def step(self, action):
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.barren_steps = 0 if reward > 0 else self.barren_steps + 1
-        return obs, reward, terminated, truncated or (not terminated and self.barren_steps >= self.patience), info
+        return (
+            obs,
+            reward,
+            terminated,
+            truncated or (not terminated and self.barren_steps >= self.patience),
+            info,
+        )
 
 
 class Episodes(gym.Wrapper):
-    """An episode is a seed and its actions: that pair restores any deterministic environment in mid-episode by replaying it.
+    """An episode is a seed and its actions: that pair restores any deterministic
+    environment in mid-episode by replaying it.
 
-    `reset()` draws the seed of the n-th episode from (entropy, n), so the generator's state is the number n. At the end of an
-    episode `info["episode"]` holds its undiscounted return `r`, its length `l` in agent steps, and whatever `episode_metrics()` of the
-    environment returns. A step after the end is a reset, as in the NEXT_STEP mode of vector environments: their flag that a
-    reset is due is out of a snapshot's reach.
+    `reset()` draws the seed of the n-th episode from (entropy, n), so the generator's state is the number n.
+    At the end of an episode `info["episode"]` holds its undiscounted return `r`, its length `l` in agent
+    steps, and whatever `episode_metrics()` of the environment returns. A step after the end is a reset, as in
+    the NEXT_STEP mode of vector environments: their flag that a reset is due is out of a snapshot's reach.
     """
 
     def __init__(self, env: gym.Env, entropy: tuple[int, ...]):
@@ -163,7 +178,11 @@ class Episodes(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         self.episode += 1
-        self.seed = int(np.random.SeedSequence((*self.entropy, self.episode)).generate_state(1)[0]) if seed is None else seed
+        self.seed = (
+            int(np.random.SeedSequence((*self.entropy, self.episode)).generate_state(1)[0])
+            if seed is None
+            else seed
+        )
         return self._begin()
 
     def _begin(self):
@@ -193,18 +212,22 @@ class Episodes(gym.Wrapper):
         }
 
     def restore(self, snapshots: list[dict]) -> np.ndarray:
-        """Replays the snapshot of this environment (its place in the vector is the last number of its entropy); returns the observation."""
+        """Replays the snapshot of this environment (its place in the vector is the last number of
+        its entropy); returns the observation."""
         snapshot = snapshots[self.entropy[-1]]
         self.episode, self.seed = snapshot["episode"], snapshot["seed"]
         stack = self.get_wrapper_attr("frames").maxlen if self.has_wrapper_attr("frames") else 0
-        unseen = len(snapshot["actions"]) - stack  # only the frames that are still in the stack need a picture
+        # only the frames that are still in the stack need a picture
+        unseen = len(snapshot["actions"]) - stack
         self._render(unseen < 0)
         obs, _ = self._begin()
         for index, action in enumerate(snapshot["actions"]):
             self._render(index >= unseen)
             obs, *_ = self.step(np.asarray(action, self.action_space.dtype))
         self._render(True)
-        assert self.ended == snapshot["ended"], "the environment is not deterministic: its episode ended elsewhere in the replay"
+        assert self.ended == snapshot["ended"], (
+            "the environment is not deterministic: its episode ended elsewhere in the replay"
+        )
         return obs
 
     def _render(self, rendering: bool):

@@ -1,0 +1,58 @@
+"""The folder of a run, and what it says of itself in `args.json`."""
+
+import contextlib
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import gymnasium as gym
+import torch
+
+from cleanrl_cc.common.checkpoints import atomic_file
+from cleanrl_cc.common.distributed import launcher
+from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.machine import describe_machine
+
+
+def new_folder(args, algorithm: str) -> Path:
+    """Makes the folder of a run that begins. Raises InputError where it exists or cannot be made."""
+    now = time.strftime("%Y%m%d-%H%M%S")
+    name = args.run_name or f"{args.env_id.replace('/', '-')}__{algorithm}__{args.seed}__{now}"
+    for suffix in ["", *(f"-{number}" for number in range(2, 100))]:  # runs may start in the same second
+        folder = Path(args.runs_dir) / (name + suffix)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError as error:
+            if args.run_name:
+                raise InputError(
+                    f"{folder} exists: choose another --run-name, or --resume {folder} to go on with it."
+                ) from error
+        except OSError as error:
+            raise InputError(
+                f"{folder} cannot be created ({error.strerror}): choose another --runs-dir."
+            ) from error
+    raise InputError(f"{folder} and many like it exist: choose another --runs-dir.")
+
+
+def write_description(folder: Path, args, algorithm: str):
+    """Writes `args.json`: what runs here, by which commands, on what; a resumed run adds its command."""
+    path, earlier = folder / "args.json", []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        earlier = json.loads(path.read_text())["commands"]
+    description = {
+        "algorithm": algorithm,
+        "args": asdict(args),
+        "commands": [*earlier, " ".join([launcher(), *sys.argv])],
+        "machine": describe_machine(torch.device(args.device)),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "gymnasium": gym.__version__,
+        },
+    }
+    with atomic_file(path) as file:
+        file.write((json.dumps(description, indent=2) + "\n").encode())
