@@ -66,7 +66,9 @@ def next_command(command: str, folder: Path, options: Options) -> list[str] | No
         if last["evaluated"][0] >= int(total or last["args"]["total_timesteps"]):
             return None
         grow = ["--total-timesteps", total] if total else []
-        return [sys.executable, script, "--resume", str(folder), *grow]
+        env_id = flag(command, "--env-id")
+        typed = ["--env-id", env_id] if env_id else []  # it may name a module, which is imported only if it is typed
+        return [sys.executable, script, "--resume", str(folder), *typed, *grow]
     shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint: there is nothing to go on with
     threads = [] if flag(command, "--num-threads") else ["--num-threads", str(options.threads)]
     return [sys.executable, script, *words, *threads, "--runs-dir", options.runs_dir]

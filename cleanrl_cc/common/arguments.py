@@ -5,14 +5,15 @@ import argparse
 import fnmatch
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module
+from cleanrl_cc.common.config import read_config
 from cleanrl_cc.common.errors import InputError, require
 
 
@@ -54,13 +55,15 @@ class RunArgs:
     """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False
     """torch.compile the updates (needs a C++ compiler)"""
+    config: str | None = None
+    """a YAML file, an argument a line (`learning_rate: 1e-3`): beats the preset, what is typed beats it"""
     runs_dir: str = "runs"
     """where the run folder goes"""
     run_name: str | None = None
     """name of the run folder; None: environment, script, seed and time"""
     resume: str | None = None
-    """a run folder or its last.pt: goes on with the arguments stored
-    there; only --total-timesteps may grow"""
+    """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow.
+    If its environment is my_module:MyEnv-v0, --env-id must say so again: it runs that module's code"""
     checkpoint_frequency: int = 25_000
     """global steps between checkpoints; 0: only at the end and when stopped"""
     eval_frequency: int = 10_000
@@ -84,35 +87,41 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     """The command line as an instance of the dataclass `cls`.
 
     Defaults come from the preset whose key matches --env-id (keys may hold * and ?), or from the checkpoint
-    when resuming: then only --total-timesteps may differ, and only upwards.
+    when resuming: then only --total-timesteps may differ, and only upwards. What --config says is read as if
+    it were typed before all else.
 
     Raises:
-        InputError: a checkpoint that cannot be resumed, or an argument that may not change.
+        InputError: a checkpoint that cannot be resumed, a file that is no configuration, or an argument that
+            may not change.
     """
     argv = sys.argv[1:] if argv is None else argv
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--env-id", "--env_id", default=cls.env_id)
+    early.add_argument("--env-id", "--env_id")
     early.add_argument("--resume")
-    chosen, _ = early.parse_known_args(argv)
-    if chosen.resume is None:
-        return tyro.cli(
-            cls, description=_summary(cls), default=preset_args(cls, presets, chosen.env_id), args=argv
-        )
+    early.add_argument("--config")
+    config = early.parse_known_args(argv)[0].config
+    argv = [*(read_config(config, cls) if config else []), *argv]
+    typed = early.parse_known_args(argv)[0]
+    if typed.resume is None:
+        default = preset_args(cls, presets, typed.env_id or cls.env_id)
+        return replace(tyro.cli(cls, description=_summary(cls), default=default, args=argv), config=None)
 
-    saved = resume_args(cls, chosen.resume)
-    args = tyro.cli(cls, description=_summary(cls), default=saved, args=argv)
+    saved = resume_args(cls, typed.resume)
+    if typed.env_id is None:  # the folder may have been downloaded
+        refuse_module(saved.env_id, typed.resume, f"--env-id {saved.env_id}")
+    args = replace(tyro.cli(cls, description=_summary(cls), default=saved, args=argv), config=None)
     for name, value in asdict(saved).items():
-        typed = getattr(args, name)
-        if typed == "auto" and name in ("device", "precision", "matmul"):  # resolved in the checkpoint
+        value_now = getattr(args, name)
+        if value_now == "auto" and name in ("device", "precision", "matmul"):  # resolved in the checkpoint
             setattr(args, name, value)
-        elif name not in ("resume", "total_timesteps") and typed != value:
+        elif name not in ("resume", "total_timesteps") and value_now != value:
             flag = "--" + name.replace("_", "-")
             raise InputError(
-                f"{flag} is {value!r} in {chosen.resume}; a resumed run can only change --total-timesteps."
+                f"{flag} is {value!r} in {typed.resume}; a resumed run can only change --total-timesteps."
             )
     if args.total_timesteps < saved.total_timesteps:
         raise InputError(
-            f"--total-timesteps was {saved.total_timesteps} in {chosen.resume} and can only grow."
+            f"--total-timesteps was {saved.total_timesteps} in {typed.resume} and can only grow."
         )
     return args
 

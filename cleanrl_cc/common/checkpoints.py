@@ -8,6 +8,7 @@ whenever the process dies, `last.pt` and the file it names are a pair.
 import contextlib
 import os
 import random
+import sys
 import zipfile
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
         # what computed the runs from before there was a choice
         checkpoint["args"].setdefault("matmul", "mkl")
     return checkpoint
+
+
+def refuse_module(env_id: str, source, remedy: str):
+    """Raises InputError if `env_id` names a module that is not imported yet: importing it would run its code.
+
+    Args:
+        source: where the id comes from, for the message.
+        remedy: what to add for the module to be imported.
+    """
+    module = env_id.rpartition(":")[0]
+    if module and module not in sys.modules:
+        raise InputError(
+            f"{source} names the module {module!r}, which could run any code: if you trust it, add {remedy}."
+        )
 
 
 def save_replay(path: Path, arrays: dict):

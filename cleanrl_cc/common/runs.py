@@ -7,6 +7,7 @@ A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one li
 
 import contextlib
 import math
+import shlex
 import signal
 import sys
 from dataclasses import asdict
@@ -310,7 +311,10 @@ class Run(Log):
         to go on, and exits with 130 or 143."""
         if self.saved_signal is not None:
             self.close()
-            self.say(f"Saved. Go on with: {launcher()} {sys.argv[0]} --resume {self.folder}")
+            words = [sys.argv[0], "--resume", str(self.folder)]
+            if ":" in self.args.env_id:  # a module, which a resumed run imports if it is typed
+                words += ["--env-id", self.args.env_id]
+            self.say(f"Saved. Go on with: {launcher()} {shlex.join(words)}")
             raise SystemExit(128 + self.saved_signal)
 
     def print_result(self, mean_return: float):
