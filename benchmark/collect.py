@@ -34,6 +34,8 @@ class Options:
     """of a variant, like td3-no-delay; None: the script's, or that in the run name"""
     results: Path = ROOT / "benchmark" / "results"
     """where the copies go"""
+    trust: bool = False
+    """import the modules that checkpoints name for their environments: they may run any code"""
 
 
 def without_machine_paths(text: str) -> str:
@@ -74,7 +76,7 @@ def collect(run: Path, options: Options) -> Path:
         if file.exists() and len(json.loads(file.read_text())["episodes"]) >= options.episodes:
             continue
         result = evaluate(
-            EvaluateOptions(checkpoint=str(run / name), episodes=options.episodes, device="cpu")
+            EvaluateOptions(str(run / name), episodes=options.episodes, device="cpu", trust=options.trust)
         )
         file.write_text(without_machine_paths(json.dumps(result, indent=1)) + "\n")
     return target

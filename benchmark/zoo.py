@@ -49,6 +49,8 @@ class Options:
     """where the policies go"""
     table: Path = ROOT / "docs" / "zoo.md"
     """where the table goes"""
+    trust: bool = False
+    """import the modules that checkpoints name for their environments: they may run any code"""
 
 
 def training_score(checkpoint: dict) -> float:
@@ -90,7 +92,8 @@ def export(checkpoint: dict, options: Options):
     options.zoo.mkdir(parents=True, exist_ok=True)
     with atomic_file(file) as stream:
         torch.save(policy(checkpoint), stream)
-    result = evaluate(EvaluateOptions(checkpoint=str(file), episodes=options.episodes, device="cpu"))
+    scored = EvaluateOptions(str(file), episodes=options.episodes, device="cpu", trust=options.trust)
+    result = evaluate(scored)
     file.with_suffix(".json").write_text(
         json.dumps(result | {"checkpoint": f"zoo/{file.name}"}, indent=1) + "\n"
     )

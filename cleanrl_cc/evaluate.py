@@ -1,37 +1,44 @@
-"""Scores, films and analyses the policy in any checkpoint of this project.
+"""Scores, films, analyses and exports the policy in any checkpoint of this project.
 
     python cleanrl_cc/evaluate.py runs/my-run                       # its best.pt, 10 episodes
     python cleanrl_cc/evaluate.py runs/my-run/last.pt --episodes 50
     python cleanrl_cc/evaluate.py runs/my-run --save-video --analyze-value
+    python cleanrl_cc/evaluate.py runs/my-run --export-onnx policy.onnx
+    python cleanrl_cc/evaluate.py runs/my-run --push-to-hub user/name
+    python cleanrl_cc/evaluate.py hf://user/name
 
-The algorithm, the environment and the networks come from the checkpoint. The policy acts
-deterministically, and always on the environment as it is registered: what made training easier
-(`--patience`) is left out. Training evaluates on the seeds from 20,000 on, this program from 10,000 on:
-the policy was not selected on the episodes that score it.
+The algorithm, the environment and the networks come from the checkpoint. The policy acts deterministically,
+and always on the environment as it is registered: what made training easier (`--patience`) is left out.
+Training evaluates on the seeds from 20,000 on, this program from 10,000 on: the policy was not selected on
+the episodes that score it.
 """
 
 import importlib
 import json
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
+from gymnasium.spaces import Discrete
 
-from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.common import export, hub
+from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module, rng_state, set_rng_state
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.errors import InputError, require
-from cleanrl_cc.common.evaluation import Film, play_episodes, side_by_side, summarize
+from cleanrl_cc.common.evaluation import Film, analyze_value, play_episodes, side_by_side, summarize
 from cleanrl_cc.common.machine import start_torch
+from cleanrl_cc.common.wrappers import Episodes
 
 
 @dataclass
 class Options:
     checkpoint: tyro.conf.Positional[str]
-    """a run folder (its best.pt, else its last.pt) or a checkpoint file"""
+    """a run folder (its best.pt, else its last.pt), a checkpoint file, or hf://user/name"""
     episodes: int = 10
     """episodes to play"""
     seed: int = 10_000
@@ -39,14 +46,153 @@ class Options:
     save_video: bool = False
     """film every episode into a folder `videos` beside the checkpoint"""
     analyze_value: bool = False
-    """draw the predicted value against the realised discounted return
-    into `value.png` beside the checkpoint"""
+    """draw predicted values against realised discounted returns into `value.png` beside the checkpoint"""
     render: bool = False
     """show the episodes in a window"""
     json: bool = False
     """print the result as one JSON object"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1"""
+    trust: bool = False
+    """import the module that a checkpoint names for its environment: it may run any code"""
+    export_onnx: Path | None = None
+    """write the policy to this ONNX file, and play nothing"""
+    export_torch: Path | None = None
+    """write the policy to this file of torch.export, and play nothing"""
+    push_to_hub: str | None = None
+    """upload policy, score, film and curve to this repository of the Hugging Face Hub, user/name"""
+    dry_run: Path | None = None
+    """with --push-to-hub: write what would be uploaded to this new folder, and upload nothing"""
+
+
+# --- the policy ---
+
+
+class Policy:
+    """A trained policy that acts: `action = policy(obs)`.
+
+    Attributes:
+        source: its `algorithm`, `env_id` and the `global_step` that its training had reached.
+        recipe: the arguments of `make_env` that rebuild its environment.
+        gamma: its discount per agent step.
+        observation_space, action_space: of `make_env()`: Box, and Box of [-1, 1] or Discrete.
+        agent: the script's `Agent`.
+    """
+
+    def __init__(self, checkpoint: dict, device: str = "auto", precision: str | None = None):
+        """Rebuilds what a checkpoint holds.
+
+        Args:
+            precision: "fp32" or "bf16"; None: the one of its training, where this device has it.
+
+        Raises:
+            InputError: it does not fit its script, or its environment cannot be made.
+        """
+        algorithm = checkpoint["algorithm"]
+        self.recipe = checkpoint["recipe"]
+        self.source = {"algorithm": algorithm, "env_id": self.recipe["env_id"]}
+        self.source |= {"global_step": checkpoint["global_step"]}
+        env = self.make_env()
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        env.close()
+        pixels = self.observation_space.dtype == np.uint8
+        try:
+            script = importlib.import_module(f"cleanrl_cc.{algorithm}")
+            args = script.Args(**checkpoint["args"])
+            trained_on = args.device
+            args.device, args.compile = device, False
+            args.precision = precision or args.precision
+            torch_device = start_torch(args, pixels)
+            if precision is None and trained_on.split(":")[0] != torch_device.type:
+                args.precision = "auto"  # what is fast there may be slow here
+                start_torch(args, pixels)
+            self.agent = script.Agent(args, self.observation_space, self.action_space, torch_device)
+            self.agent.load_state_dict(checkpoint["agent"])
+        except (ImportError, TypeError, RuntimeError, AttributeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            message = f"The checkpoint does not fit this version of {algorithm}.py: {reason}."
+            raise InputError(message) from error
+        self.gamma = args.gamma
+
+    def make_env(self, render_mode: str | None = None) -> Episodes:
+        """An environment as the policy knows it; "human" shows it in a window, "rgb_array" draws frames."""
+        return make_env(**self.recipe, render_mode=render_mode)
+
+    def __call__(self, obs) -> np.ndarray:
+        """The deterministic action of an observation, or those of a batch of them.
+
+        Args:
+            obs: (*obs_shape) or (B, *obs_shape), as `make_env()` emits them: float32 in the environment's
+                units, or stacked frames in uint8. Normalisation and scaling are inside.
+
+        Returns:
+            (A,) or (B, A) in [-1, 1], or an integer or (B,) integers where actions are discrete.
+
+        Raises:
+            ValueError: another shape, or frames that are not uint8.
+        """
+        batch, is_single = self._batch(obs)
+        actions = self.agent.act(batch, deterministic=True)
+        if not isinstance(self.action_space, Discrete):
+            actions = actions.clip(-1, 1)  # the mean of PPO's normal distribution may be outside
+        return actions[0] if is_single else actions
+
+    def value(self, obs) -> np.ndarray:
+        """The discounted return that the agent predicts, in the environment's units: one number, or (B,)."""
+        batch, is_single = self._batch(obs)
+        values = self.agent.value(batch)
+        return values[0] if is_single else values
+
+    def _batch(self, obs) -> tuple[np.ndarray, bool]:
+        """(B, *obs_shape), and whether it was a single observation."""
+        obs, shape, dtype = np.asarray(obs), self.observation_space.shape, self.observation_space.dtype
+        if obs.shape[-len(shape) :] != shape or obs.ndim > len(shape) + 1:
+            batch = ("B", *shape)
+            raise ValueError(f"obs must have the shape {shape}, or of a batch {batch}, and not {obs.shape}.")
+        if dtype == np.uint8 and obs.dtype != np.uint8:
+            raise ValueError(f"obs must be frames of bytes, uint8 from 0 to 255, and not {obs.dtype}.")
+        return obs.reshape(-1, *shape).astype(dtype, copy=False), obs.ndim == len(shape)
+
+
+def load_policy(source: str | Path, device: str = "auto", trust: bool = False) -> Policy:
+    """The policy of a checkpoint, ready to act. Random generators and torch's settings stay as they are.
+
+    Args:
+        source: a run folder (its best.pt, else its last.pt), a checkpoint file, or hf://user/name.
+        device: auto, cpu, cuda or cuda:1.
+        trust: import the module that the checkpoint may name for its environment, from the working directory
+            or from what is installed. Without it no code runs that the checkpoint chose.
+
+    Raises:
+        InputError: no checkpoint, one that does not fit its script, or one that names a module and is not
+            trusted.
+    """
+    _, checkpoint = read_checkpoint(source, trust)
+    generators = rng_state()
+    threads = torch.get_num_threads()
+    products = torch.get_float32_matmul_precision()
+    deterministic = torch.backends.cudnn.deterministic
+    try:
+        return Policy(checkpoint, device)
+    finally:  # a training run owns its process, a policy does not
+        set_rng_state(generators)
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.deterministic = deterministic
+
+
+def read_checkpoint(source: str | Path, trust: bool) -> tuple[Path, dict]:
+    """Where a checkpoint is, and what it holds. Raises InputError as `load_policy`."""
+    path = hub.fetch(source) if str(source).startswith(hub.PREFIX) else Path(source)
+    if (path / "best.pt").is_file():
+        path /= "best.pt"
+    checkpoint = load_checkpoint(path)
+    if not trust:
+        refuse_module(checkpoint["recipe"]["env_id"], source, "--trust (in Python trust=True)")
+    return path, checkpoint
+
+
+# --- playing ---
 
 
 def evaluate(options: Options) -> dict:
@@ -56,153 +202,144 @@ def evaluate(options: Options) -> dict:
         Where the policy comes from, statistics of the return, and every episode's measures.
 
     Raises:
-        InputError: no such checkpoint, one that does not fit its
-            script, or a window where there is no screen.
+        InputError: no such checkpoint, one that does not fit its script, or no screen for a window.
     """
+    check(options)
+    path, checkpoint = read_checkpoint(options.checkpoint, options.trust)
+    return play(Policy(checkpoint, options.device), path, options)
+
+
+def check(options: Options):
+    """Raises InputError for what cannot be done, before anything is."""
     require(options.episodes >= 1, "episodes", options.episodes, "at least 1")
     require(options.seed >= 0, "seed", options.seed, "at least 0")
-    require(
-        options.seed + options.episodes <= 2**32,
-        "seed",
-        options.seed,
-        "below 2 ** 32, which is all that NumPy takes",
-    )
-    if options.render and options.save_video:
-        raise InputError("--render shows a window and --save-video films without one: choose one of them.")
+    last = options.seed + options.episodes
+    require(last <= 2**32, "seed", options.seed, "below 2 ** 32, which is all that NumPy takes")
+    if options.render and (options.save_video or options.push_to_hub):
+        filming = "--save-video" if options.save_video else "--push-to-hub"
+        raise InputError(f"--render shows a window and {filming} films without one: choose one of them.")
     if options.render and sys.platform == "linux" and not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
-        raise InputError(
-            "--render needs a screen and finds none (DISPLAY is not set): --save-video films without one."
-        )
-    path = Path(options.checkpoint)
-    if (path / "best.pt").is_file():
-        path /= "best.pt"
-    checkpoint = load_checkpoint(path)
-    folder = path if path.is_dir() else path.parent
-    mode = "human" if options.render else "rgb_array" if options.save_video else None
-    make = partial(make_env, **checkpoint["recipe"], render_mode=mode)
-    envs = [make()]
-    agent, gamma = load_agent(checkpoint, envs[0], options.device)
-    number = side_by_side(
-        envs[0], checkpoint["recipe"]["env_id"], options.episodes, all_filmed=options.save_video
-    )
-    envs += [make() for _ in range(number - 1)]
+        raise InputError("--render needs a screen and DISPLAY names none: --save-video films without one.")
+    if options.dry_run and not options.push_to_hub:
+        raise InputError("--dry-run goes with --push-to-hub user/name: the card names the repository.")
+    if options.export_onnx:
+        export.require_onnx()
+    for file in (options.export_onnx, options.export_torch):
+        if file and not file.absolute().parent.is_dir():
+            raise InputError(f"{file} cannot be written: there is no folder {file.parent}.")
+    if options.push_to_hub:
+        hub.check(options.push_to_hub, options.dry_run)
+
+
+def play(policy: Policy, path: Path, options: Options, film: Path | None = None) -> dict:
+    """Plays, films and analyses the policy of the checkpoint `path` as `options` say.
+
+    Args:
+        film: where the film of the first episode goes.
+    """
+    folder = output_folder(options.checkpoint, path)
+    filming = options.save_video or film is not None
+    mode = "human" if options.render else "rgb_array" if filming else None
+    envs = [policy.make_env(mode)]
+    number = side_by_side(envs[0], policy.recipe["env_id"], options.episodes, all_filmed=options.save_video)
+    envs += [policy.make_env(mode) for _ in range(number - 1)]
 
     seeds = range(options.seed, options.seed + options.episodes)
-    films, traces = {}, {} if options.analyze_value else None
+    paths = {}
     if options.save_video:
         name = f"evaluation-{path.stem}-seed"
-        action_repeat = checkpoint["recipe"]["action_repeat"]
-        films = {
-            seed: Film(folder / "videos" / f"{name}-{seed}.mp4", envs[0], action_repeat) for seed in seeds
-        }
-    episodes = play_episodes(envs, agent, seeds, films, traces)
-    for film in films.values():
-        print(film.path, file=sys.stderr)
+        paths = {seed: folder / "videos" / f"{name}-{seed}.mp4" for seed in seeds}
+    if film:
+        paths[seeds[0]] = film
+    films = {seed: Film(place, envs[0], policy.recipe["action_repeat"]) for seed, place in paths.items()}
+    traces = {} if options.analyze_value else None
+    episodes = play_episodes(envs, policy.agent, seeds, films, traces)
     for env in envs:
         env.close()
-    analysis = (
-        analyze_value([traces[seed] for seed in seeds], gamma, folder / "value.png")
-        if options.analyze_value
-        else {}
-    )
-    source = {
-        "checkpoint": str(path),
-        "algorithm": checkpoint["algorithm"],
-        "env_id": checkpoint["recipe"]["env_id"],
-        "global_step": checkpoint["global_step"],
-    }
+    for place in paths.values():
+        if place != film:
+            print(place, file=sys.stderr)
+    analysis = {}
+    if options.analyze_value:
+        folder.mkdir(parents=True, exist_ok=True)
+        analysis = analyze_value([traces[seed] for seed in seeds], policy.gamma, folder / "value.png")
+    from_hub = options.checkpoint.startswith(hub.PREFIX)
+    source = {"checkpoint": options.checkpoint if from_hub else str(path)} | policy.source
     return source | summarize(episodes) | analysis | {"episodes": episodes}
 
 
-def load_agent(checkpoint: dict, env, device: str):
-    """The trained `Agent` of the checkpoint's script, and its discount."""
+def output_folder(source: str, path: Path) -> Path:
+    """Films and pictures go beside the checkpoint; of a policy on the Hub, into a folder of its name."""
+    if source.startswith(hub.PREFIX):
+        return Path(source.removeprefix(hub.PREFIX).partition("@")[0].replace("/", "-"))
+    return path if path.is_dir() else path.parent
+
+
+# --- sharing ---
+
+
+def export_policy(options: Options):
+    """Writes the files that --export-onnx and --export-torch name."""
+    _, checkpoint = read_checkpoint(options.checkpoint, options.trust)
+    policy = Policy(checkpoint, "cpu", "fp32")
+    env = policy.make_env()
+    metadata = export.describe(env, policy.recipe, policy.source)
+    program = export.trace(policy.agent, env)
+    env.close()
+    for file, save in ((options.export_onnx, export.save_onnx), (options.export_torch, export.save_torch)):
+        if file:
+            save(file, program, metadata)
+            print(f"{file}\n  obs     {metadata['obs']}\n  action  {metadata['action']}")
+
+
+def push(options: Options) -> dict:
+    """Plays the episodes, and uploads policy and result; with --dry-run it only writes the folder."""
+    path, checkpoint = read_checkpoint(options.checkpoint, options.trust)
+    policy = Policy(checkpoint, options.device)
+    with tempfile.TemporaryDirectory() as temporary:
+        film = Path(temporary) / "film.mp4" if draws(policy) else None
+        result = play(policy, path, options, film)
+        folder = options.dry_run or Path(temporary) / "repository"
+        evaluations = (path if path.is_dir() else path.parent) / "evaluations.csv"
+        hub.write_folder(folder, options.push_to_hub, checkpoint, result, film, evaluations)
+        print(options.dry_run or hub.upload(folder, options.push_to_hub), file=sys.stderr)
+    return result
+
+
+def draws(policy: Policy) -> bool:
+    """Whether episodes can be filmed."""
     try:
-        script = importlib.import_module(f"cleanrl_cc.{checkpoint['algorithm']}")
-        args = script.Args(**checkpoint["args"])
-        trained_on, args.device, args.compile = args.device, device, False
-        pixels = env.observation_space.dtype == np.uint8
-        torch_device = start_torch(args, pixels)
-        if trained_on.split(":")[0] != torch_device.type:
-            args.precision = "auto"  # what is fast there may be slow here
-            start_torch(args, pixels)
-        agent = script.Agent(args, env.observation_space, env.action_space, torch_device)
-        agent.load_state_dict(checkpoint["agent"])
-    except (ImportError, TypeError, RuntimeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"The checkpoint does not fit this version of {checkpoint['algorithm']}.py: {reason}."
-        ) from error
-    return agent, args.gamma
+        env = policy.make_env("rgb_array")
+    except InputError as error:
+        print(f"No film: {error}", file=sys.stderr)
+        return False
+    env.reset(seed=0)
+    has_frames = isinstance(env.render(), np.ndarray)
+    env.close()
+    return has_frames
 
 
-def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
-    """Compares predicted values with what the episodes then brought, and draws both.
-
-    Args:
-        traces: per episode (T + 1, 2): value and reward of each step; the last row has the
-            value of the final observation, 0 if the episode terminated there, so that a
-            time limit is bootstrapped as in training.
-
-    Returns:
-        `value_bias`, the mean of predicted minus realised, and `value_correlation`.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError('--analyze-value draws with matplotlib: pip install -e ".[plot]"') from error
-
-    predicted, realised = [], []
-    for trace in traces:
-        values, rewards = trace.T
-        returns = np.empty_like(values)
-        returns[-1] = values[-1]
-        for t in reversed(range(len(values) - 1)):  # G_t = r_t + γ G_{t+1}
-            returns[t] = rewards[t] + gamma * returns[t + 1]
-        predicted.append(values[:-1])
-        realised.append(returns[:-1])
-    everything = np.concatenate(predicted), np.concatenate(realised)
-    bias = float(np.mean(everything[0] - everything[1]))
-    correlation = float(np.corrcoef(everything)[0, 1])
-
-    shown = min(3, len(traces))
-    figure = Figure(figsize=(4 * (shown + 1), 3.2), layout="constrained")
-    axes = figure.subplots(1, shown + 1)
-    for index, axis in enumerate(axes[:shown]):
-        axis.plot(predicted[index], label="predicted value")
-        axis.plot(realised[index], label="realised discounted return")
-        axis.set(title=f"episode {index + 1}", xlabel="agent step")
-    axes[0].legend(fontsize="small")
-    axes[-1].scatter(everything[1], everything[0], s=2, alpha=0.3)
-    axes[-1].axline((0, 0), slope=1, color="gray", linewidth=1)
-    axes[-1].set(
-        title=f"correlation {correlation:.2f}, bias {bias:.2g}", xlabel="realised", ylabel="predicted"
-    )
-    figure.savefig(path, dpi=120)
-    print(path, file=sys.stderr)
-    return {"value_bias": bias, "value_correlation": correlation}
+# --- the command line ---
 
 
 def main(argv: list[str] | None = None):
     options = tyro.cli(Options, description=__doc__, args=argv)
-    result = evaluate(options)
+    check(options)
+    if options.export_onnx or options.export_torch:
+        return export_policy(options)
+    result = push(options) if options.push_to_hub else evaluate(options)
     if options.json:
         print(json.dumps(result))
         return
     for key in ("checkpoint", "algorithm", "env_id", "global_step"):
         print(f"{key:>18}  {result[key]}")
     for episode in result["episodes"]:
-        others = "".join(
-            f"  {key} {value:g}" for key, value in episode.items() if key not in ("seed", "r", "l")
-        )
-        print(
-            f"{'seed ' + str(episode['seed']):>18}  return {episode['r']:.2f}  length {episode['l']}{others}"
-        )
-    for key in [
-        key
-        for key in result
-        if key.endswith(("_mean", "_std", "_median", "_min", "_max", "_bias", "_correlation"))
-    ]:
-        print(f"{key:>18}  {result[key]:.4g}" if "return" not in key else f"{key:>18}  {result[key]:.2f}")
+        others = [f"  {key} {value:g}" for key, value in episode.items() if key not in ("seed", "r", "l")]
+        measures = f"return {episode['r']:.2f}  length {episode['l']}{''.join(others)}"
+        print(f"{'seed ' + str(episode['seed']):>18}  {measures}")
+    statistics = ("_mean", "_std", "_median", "_min", "_max", "_bias", "_correlation")
+    for key in [key for key in result if key.endswith(statistics)]:
+        print(f"{key:>18}  {result[key]:.2f}" if "return" in key else f"{key:>18}  {result[key]:.4g}")
 
 
 if __name__ == "__main__":

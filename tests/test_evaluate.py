@@ -1,17 +1,21 @@
 """`evaluate.py` gives back the score of a checkpoint, films it, and compares its values with what came."""
 
 import json
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from helpers import SCRIPTS, input_error, train
+import torch
+from helpers import SCRIPTS, assert_same, input_error, train
 
+from cleanrl_cc.common.checkpoints import load_checkpoint, rng_state
 from cleanrl_cc.common.envs import make_env
-from cleanrl_cc.common.evaluation import EVALUATION_SEED, play_episode
+from cleanrl_cc.common.evaluation import EVALUATION_SEED, analyze_value, play_episode
 from cleanrl_cc.common.tables import read_csv
-from cleanrl_cc.evaluate import Options, analyze_value, evaluate, main
+from cleanrl_cc.evaluate import Options, evaluate, load_policy, main
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +91,100 @@ def test_a_wrong_option(changes, words, run, monkeypatch):
 
 def test_a_checkpoint_that_is_not_there(tmp_path):
     assert "no checkpoint" in input_error(evaluate, Options(str(tmp_path)))
+
+
+# --- load_policy ---
+
+
+@pytest.mark.parametrize("script", ["ppo_continuous", "dqn_atari_style"])
+def test_a_loaded_policy_plays_as_the_evaluation_does(script, tmp_path):
+    train(script, tmp_path / "run", total_timesteps=100, eval_frequency=50)
+    policy = load_policy(tmp_path / "run", device="cpu")
+    env = policy.make_env()
+    obs, _ = env.reset(seed=10_000)
+    total, ended = 0.0, False
+    while not ended:
+        action = policy(obs)
+        assert env.action_space.contains(action)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        total, ended = total + reward, terminated or truncated
+    (episode,) = evaluate(Options(str(tmp_path / "run"), episodes=1, device="cpu"))["episodes"]
+    assert total == pytest.approx(episode["r"])
+
+
+def test_a_policy_takes_one_observation_or_a_batch(run):
+    policy = load_policy(run, device="cpu")
+    obs = np.random.default_rng(0).normal(size=(4, 3))  # float64, as an own program may have it
+    actions, values = policy(obs), policy.value(obs)
+    assert (actions.shape, values.shape) == ((4, 1), (4,))
+    np.testing.assert_allclose(policy(obs[2]), actions[2], atol=1e-6)
+    assert policy.value(list(obs[2])) == pytest.approx(values[2], abs=1e-5)
+
+
+@pytest.mark.parametrize("obs", [np.zeros(2), np.zeros((1, 1, 3)), 0.0])
+def test_an_observation_of_another_shape_is_told(obs, run):
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        load_policy(run, device="cpu")(obs)
+
+
+def test_frames_that_were_scaled_are_told(tmp_path):
+    train(
+        "sac_drq",
+        tmp_path / "run",
+        env_id="CarRacing-v3",
+        total_timesteps=20,
+        image_size=36,
+        patience=5,
+        buffer_size=500,
+    )
+    policy = load_policy(tmp_path / "run", device="cpu")
+    obs, _ = policy.make_env().reset(seed=1)
+    assert policy(obs).shape == (2,)
+    with pytest.raises(ValueError, match="uint8"):
+        policy(obs / 255)
+
+
+def test_loading_leaves_generators_and_settings_alone(run):
+    torch.manual_seed(5)
+    torch.set_float32_matmul_precision("high")
+    before = rng_state()
+    load_policy(run, device="cpu")
+    assert_same(rng_state(), before, "generators")
+    assert torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision("highest")
+
+
+# --- --trust ---
+
+
+@pytest.fixture
+def strange(run, tmp_path, monkeypatch):
+    """A checkpoint that names a module of the working directory, which leaves a file when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    Path("strange_module.py").write_text(
+        "import gymnasium\nfrom gymnasium.envs.classic_control import PendulumEnv\n"
+        "gymnasium.register('Strange-v0', PendulumEnv, max_episode_steps=9)\n"
+        "open('executed', 'w').close()\n"
+    )
+    checkpoint = load_checkpoint(run)
+    recipe = checkpoint["recipe"] | {"env_id": "strange_module:Strange-v0"}
+    torch.save(checkpoint | {"recipe": recipe}, "strange.pt")
+    yield "strange.pt"
+    sys.modules.pop("strange_module", None)
+
+
+@pytest.mark.parametrize(
+    "load", [load_policy, lambda path: evaluate(Options(path)), lambda path: main([path, "--json"])]
+)
+def test_a_module_that_a_checkpoint_names_is_not_imported(load, strange):
+    message = input_error(load, strange)
+    assert all(word in message for word in ("strange_module", "--trust")), message
+    assert not Path("executed").exists()
+
+
+def test_with_trust_it_is(strange):
+    assert evaluate(Options(strange, episodes=1, device="cpu", trust=True))["length_mean"] == 9
+    assert Path("executed").exists()
+    assert (
+        load_policy(strange, device="cpu").recipe["env_id"] == "strange_module:Strange-v0"
+    )  # it is imported already

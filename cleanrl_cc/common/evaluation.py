@@ -1,9 +1,10 @@
-"""Plays deterministic episodes, several at once, sums them up and films them.
+"""Plays deterministic episodes, several at once, sums them up, films them and judges their values.
 
 The agent answers all environments that still play with one forward pass: on a small network that costs hardly
 more than one answer. Nothing here knows an algorithm.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,6 +143,53 @@ def summarize(episodes: list[dict]) -> dict:
         "length_mean": float(np.mean([episode["l"] for episode in episodes])),
         **others,
     }
+
+
+def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
+    """Compares predicted values with what the episodes then brought, and draws both.
+
+    Args:
+        traces: per episode (T + 1, 2): value and reward of each step; the last row has the value of the final
+            observation, 0 if the episode terminated there, so that a time limit is bootstrapped as in
+            training.
+
+    Returns:
+        `value_bias`, the mean of predicted minus realised, and `value_correlation`.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError('--analyze-value draws with matplotlib: pip install -e ".[plot]".') from error
+
+    predicted, realised = [], []
+    for trace in traces:
+        values, rewards = trace.T
+        returns = np.empty_like(values)
+        returns[-1] = values[-1]
+        for t in reversed(range(len(values) - 1)):  # G_t = r_t + γ G_{t+1}
+            returns[t] = rewards[t] + gamma * returns[t + 1]
+        predicted.append(values[:-1])
+        realised.append(returns[:-1])
+    everything = np.concatenate(predicted), np.concatenate(realised)
+    bias = float(np.mean(everything[0] - everything[1]))
+    correlation = float(np.corrcoef(everything)[0, 1])
+
+    shown = min(3, len(traces))
+    figure = Figure(figsize=(4 * (shown + 1), 3.2), layout="constrained")
+    axes = figure.subplots(1, shown + 1)
+    for index, axis in enumerate(axes[:shown]):
+        axis.plot(predicted[index], label="predicted value")
+        axis.plot(realised[index], label="realised discounted return")
+        axis.set(title=f"episode {index + 1}", xlabel="agent step")
+    axes[0].legend(fontsize="small")
+    axes[-1].scatter(everything[1], everything[0], s=2, alpha=0.3)
+    axes[-1].axline((0, 0), slope=1, color="gray", linewidth=1)
+    axes[-1].set(
+        title=f"correlation {correlation:.2f}, bias {bias:.2g}", xlabel="realised", ylabel="predicted"
+    )
+    figure.savefig(path, dpi=120)
+    print(path, file=sys.stderr)
+    return {"value_bias": bias, "value_correlation": correlation}
 
 
 class Film:
