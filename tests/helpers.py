@@ -64,7 +64,9 @@ def load_script(script: str):
 
 
 def load_benchmark(name: str):
-    """A program of the folder `benchmark`, as a module."""
+    """A program of the folder `benchmark`, as a module; there they import each other."""
+    if str(ROOT / "benchmark") not in sys.path:
+        sys.path.append(str(ROOT / "benchmark"))
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmark" / f"{name}.py")
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
