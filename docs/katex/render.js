@@ -1,0 +1,1 @@
+document.querySelectorAll(".arithmatex").forEach((element) => renderMathInElement(element));
