@@ -4,6 +4,7 @@ reachable, and every number has its file."""
 import importlib
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import tyro
 from helpers import load_benchmark
+from mkdocs.exceptions import PluginError
 
 from cleanrl_cc.common.arguments import parse_args
 from cleanrl_cc.common.tables import read_csv
@@ -73,10 +75,21 @@ def test_the_site_builds(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert not list(tmp_path.rglob("*.py"))
     for page in tmp_path.rglob("*.html"):
+        assert "language-cut" not in page.read_text(), f"{page} shows a fence instead of what it names"
         assert not re.findall(r'(?:src|href)="(?:https?:)?//[^"]+\.(?:js|css|woff2?)', page.read_text()), (
             f"{page} loads from another site"
         )
+
+
+def test_pages_show_code_and_tables_as_they_are_in_their_files():
+    cut = runpy.run_path(str(ROOT / "docs" / "hooks.py"))["cut"]
+    assert "\ndef update_targets(self):\n" in cut("cleanrl_cc/td3.py", "Agent.update_targets")
+    assert "\n| PPO |" in cut("docs/benchmarks.md", "LunarLander-v3 from state")
+    for file, name in (("cleanrl_cc/td3.py", "Agent.gone"), ("cleanrl_cc/gone.py", "Agent"), ("docs/benchmarks.md", "Gone-v0")):
+        with pytest.raises(PluginError, match=f"{name}.*{file}"):
+            cut(file, name)
 
 
 def test_returns_on_the_pages_are_those_of_the_results():
