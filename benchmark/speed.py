@@ -238,6 +238,10 @@ def available(contender: str) -> bool:
 def run_child(task: str, contender: str, threads: int, options: Options) -> dict:
     flags = ["--child", contender, "--tasks", task, "--threads", str(threads), "--device", options.device]
     # JAX has no flag for its threads; the affinity of the process binds all alike.
+    if not hasattr(os, "sched_setaffinity"):
+        raise SystemExit(
+            "speed.py binds each contender to its processors, which this system cannot: run it on Linux."
+        )
     cpus = sorted(os.sched_getaffinity(0))[:threads]
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),

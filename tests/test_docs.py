@@ -87,7 +87,11 @@ def test_pages_show_code_and_tables_as_they_are_in_their_files():
     cut = runpy.run_path(str(ROOT / "docs" / "hooks.py"))["cut"]
     assert "\ndef update_targets(self):\n" in cut("cleanrl_cc/td3.py", "Agent.update_targets")
     assert "\n| PPO |" in cut("docs/benchmarks.md", "LunarLander-v3 from state")
-    for file, name in (("cleanrl_cc/td3.py", "Agent.gone"), ("cleanrl_cc/gone.py", "Agent"), ("docs/benchmarks.md", "Gone-v0")):
+    for file, name in (
+        ("cleanrl_cc/td3.py", "Agent.gone"),
+        ("cleanrl_cc/gone.py", "Agent"),
+        ("docs/benchmarks.md", "Gone-v0"),
+    ):
         with pytest.raises(PluginError, match=f"{name}.*{file}"):
             cut(file, name)
 

@@ -192,7 +192,12 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     Raises InputError with near matches."""
     if env_id.startswith("dm_control/"):
         choose_gl_backend()  # dm_control chooses for good when it is imported
-        import shimmy  # noqa: F401  (registers the suite)
+        try:
+            import shimmy  # noqa: F401  (registers the suite)
+        except ImportError as error:  # Python 3.13 is installed without
+            raise InputError(
+                f"{env_id} needs dm_control and shimmy, which Python 3.12 and older install: {error}."
+            ) from error
     try:
         module, _, name = env_id.rpartition(":")
         if module:  # gym.spec, unlike gym.make, does not import it

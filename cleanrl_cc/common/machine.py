@@ -166,6 +166,10 @@ def find_device(name: str) -> torch.device:
     """A torch device from "auto", "cpu", "cuda" or "cuda:1". Raises InputError where it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("mps"):
+        raise InputError(
+            f"--device {name} is not supported, since Apple's GPUs have no float64: use --device cpu."
+        )
     try:
         torch.empty(1, device=name).item()  # "meta" exists but holds no data
         return torch.device(name)
