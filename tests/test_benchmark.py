@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, flags, having, load_benchmark, load_script, survivors, train
+from helpers import ROOT, TINY, flags, having, load_benchmark, load_script, needs_results, survivors, train
 
 from cleanrl_cc.common.arguments import preset_args
 from cleanrl_cc.common.checkpoints import load_checkpoint
@@ -226,6 +226,7 @@ def test_speed_is_measured_over_the_same_steps_for_all():
     )
 
 
+@needs_results
 def test_a_peer_is_trained_and_evaluated_in_a_file_that_grows(tmp_path):
     peer_curve, file = load_benchmark("peer_curve"), tmp_path / "peers.csv"
     for seed in (1, 2):
@@ -248,6 +249,7 @@ def test_speed_is_measured_with_networks_of_the_peers_width():
 # --- report.py, collect.py, zoo.py ---
 
 
+@needs_results
 def test_the_report_rebuilt_is_the_one_committed(tmp_path):
     report = load_benchmark("report")
     readme = Path(shutil.copy(ROOT / "README.md", tmp_path))
@@ -440,6 +442,7 @@ def test_policies_from_pixels_and_from_the_state_do_not_share_a_file():
     assert cells == ["td3-dm_control-walker-walk-v0"] * 2 + ["td3-dm_control-walker-walk-v0-pixels"]
 
 
+@needs_results
 def test_the_zoo_is_small_and_its_table_is_generated(tmp_path):
     sizes = [path.stat().st_size for path in (ROOT / "zoo").glob("*.pt")]
     assert max(sizes) < 8e6 and sum(sizes) < 60e6

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import tyro
-from helpers import load_benchmark
+from helpers import load_benchmark, needs_results
 from mkdocs.exceptions import PluginError
 
 from cleanrl_cc.common.arguments import parse_args
@@ -60,6 +60,7 @@ def test_a_documented_command_parses(command, monkeypatch):
         assert parse_args(module.Args, module.PRESETS, argv)
 
 
+@needs_results
 def test_pictures_and_links_exist():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
@@ -96,6 +97,7 @@ def test_pages_show_code_and_tables_as_they_are_in_their_files():
             cut(file, name)
 
 
+@needs_results
 def test_returns_on_the_pages_are_those_of_the_results():
     measured = [row for path in ROOT.glob("benchmark/results/**/evaluations.csv") for row in read_csv(path)]
     measured += [json.loads(path.read_text()) for path in ROOT.glob("benchmark/results/**/episodes-*.json")]
@@ -115,6 +117,7 @@ def is_rounded(claim: str, value) -> bool:
     return round(float(value), len(claim.partition(".")[2])) == float(claim)
 
 
+@needs_results
 def test_speeds_in_the_readme_are_those_of_the_results():
     medians = [float(row["median"]) for row in read_csv(ROOT / "benchmark/results/speed.csv")]
     for row in re.findall(
