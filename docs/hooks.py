@@ -6,7 +6,7 @@ A page asks for it in a fence, which GitHub shows as it stands:
     cleanrl_cc/td3.py: Agent.update_critic
     ```
 
-That is a class or function of a Python file, or the section under a heading of a Markdown file in this folder.
+That is a class or function of a Python file, or the section under a heading of a Markdown file.
 """
 
 import ast
@@ -25,7 +25,7 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 
 def cut(file: str, name: str) -> str:
-    """Markdown for the part `name` of `file`. Raises PluginError where there is none, which ends the build."""
+    """Markdown for the part `name` of `file`; PluginError, which ends the build, where there is none."""
     try:
         text = (ROOT / file).read_text()
         return section(text, name) if file.endswith(".md") else definition(text, name, file)

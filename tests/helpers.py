@@ -25,7 +25,8 @@ from cleanrl_cc.common.tables import read_csv
 SCRIPTS = ["sac_drq", "td3", "ddpg", "ppo_continuous", "dqn_atari_style", "rainbow"]
 ROOT = Path(__file__).parents[1]
 needs_results = pytest.mark.skipif(
-    not (ROOT / "benchmark" / "results").exists(), reason="the source distribution has neither results nor zoo"
+    not (ROOT / "benchmark" / "results").exists(),
+    reason="the source distribution has neither results nor zoo",
 )
 
 # A run of seconds. Each script takes the fields that it has. Pendulum-v1 truncates each
