@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the presets were chosen against: two axes where five actions drive better; a constant learning rate, smaller images, fewer updates;
-# SAC's Hopper with targets that move twice as fast, with returns of three steps, with more entropy;
+# SAC's Hopper with targets that move half as fast, and with these returns of three steps or more entropy;
 # TD3 with the learning rate of the authors' later code, and with targets that move twice as fast; another PPO, with a learning rate that
 # is constant where the preset's falls and falls where it is constant, and with fewer steps.
 set -euo pipefail
@@ -24,9 +24,9 @@ commands() {
     run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" --learning-rate-schedule constant --total-timesteps 180000 --buffer-size 150000
     run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" --image-size 64 --total-timesteps 200000 --buffer-size 200000
     run sac_drq-fewer-updates sac_drq CarRacing-v3 "$seed" --updates-per-step 0.2 --total-timesteps 240000 --buffer-size 240000 --eval-frequency 20000
-    run sac_drq-faster-targets sac_drq Hopper-v5 "$seed" --tau 0.01 --total-timesteps 200000
-    run sac_drq-three-steps sac_drq Hopper-v5 "$seed" --n-step 3 --total-timesteps 200000
-    run sac_drq-more-entropy sac_drq Hopper-v5 "$seed" --target-entropy -1.5 --total-timesteps 200000
+    run sac_drq-slower-targets sac_drq Hopper-v5 "$seed" --tau 0.005 --total-timesteps 200000
+    run sac_drq-three-steps sac_drq Hopper-v5 "$seed" --tau 0.005 --n-step 3 --total-timesteps 200000
+    run sac_drq-more-entropy sac_drq Hopper-v5 "$seed" --tau 0.005 --target-entropy -1.5 --total-timesteps 200000
     run td3-later-rate td3 Hopper-v5 "$seed" --learning-rate 3e-4
     run td3-faster-targets td3 Hopper-v5 "$seed" --learning-rate 3e-4 --tau 0.01
     run ppo_continuous-tianshou ppo_continuous HalfCheetah-v5 "$seed" "${tianshou[@]}"
