@@ -68,6 +68,10 @@ class Args(RunArgs):
     reward_scale: float = 1.0
     """factor on rewards before they are learned from"""
 
+    # Policy average
+    policy_average: float = 0.0
+    """share of the policy that its average takes over at each update; evaluations play it; 0: none"""
+
     # Pixels
     encoder_channels: int = 32
     """channels of the first convolution; the other two have twice as many"""
@@ -90,9 +94,9 @@ PRESETS = {
     # Learning rate (there: falling) and tau from Stable-Baselines3 zoo, sac.yml,
     # LunarLanderContinuous-v2; n_step from our own runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 7.3e-4, "tau": 0.01, "n_step": 3},
-    "CarRacing-v3": {"total_timesteps": 100_000, "action_repeat": 4, "patience": 50}
+    "CarRacing-v3": {"total_timesteps": 100_000, "action_repeat": 4, "training_wrappers": ("RoadRules",)}
     | {"checkpoint_frequency": 10_000, "buffer_size": 100_000, "batch_size": 128, "learning_starts": 1_000}
-    | {"initial_alpha": 0.1, "reward_scale": 0.05}
+    | {"initial_alpha": 0.1, "target_entropy": -1.0, "reward_scale": 0.05, "policy_average": 0.001}
     | DRQ_V2
     | {"encoder_channels": 16, "learning_rate_schedule": "linear"},
     # Images, action repeat and learning rate from DrQ-v2, table 2; batch and
@@ -321,6 +325,8 @@ class Agent(nn.Module):
         self.actor = Actor(in_dim, action_dim, args.hidden_dim, feature_dim)
         self.critic = TwinCritic(in_dim, action_dim, args.hidden_dim, feature_dim)
         self.critic_target = deepcopy(self.critic).requires_grad_(False)
+        if args.policy_average:
+            self.average = deepcopy(nn.Sequential(self.encoder, self.actor)).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(args.initial_alpha)))
         self.target_entropy = -float(action_dim) if args.target_entropy is None else args.target_entropy
         self.to(device)
@@ -340,8 +346,10 @@ class Agent(nn.Module):
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): sampled, or the tanh of the mean."""
+        averaged = deterministic and self.args.policy_average
+        encoder, actor = self.average if averaged else (self.encoder, self.actor)
         with self.autocast():
-            mean, log_std = self.actor(self.encoder(torch.as_tensor(obs, device=self.device)))
+            mean, log_std = actor(encoder(torch.as_tensor(obs, device=self.device)))
         actions = torch.tanh(mean) if deterministic else self.sample_actions(mean, log_std)[0]
         return actions.cpu().numpy()
 
@@ -349,9 +357,9 @@ class Agent(nn.Module):
     def value(self, obs: np.ndarray) -> np.ndarray:
         """min(Q1, Q2) of the deterministic action, (N,), in units of the environment's
         reward; it counts the entropy bonus too."""
+        actions = torch.as_tensor(self.act(obs, deterministic=True), device=self.device)
         with self.autocast():
-            encoding = self.encoder(torch.as_tensor(obs, device=self.device))
-            q1, q2 = self.critic(encoding, torch.tanh(self.actor(encoding)[0]))
+            q1, q2 = self.critic(self.encoder(torch.as_tensor(obs, device=self.device)), actions)
         return (torch.min(q1, q2) / self.args.reward_scale).cpu().numpy()
 
     @staticmethod
@@ -431,6 +439,9 @@ class Agent(nn.Module):
     def update_targets(self):
         # θ̄ ← τ θ + (1 - τ) θ̄
         torch._foreach_lerp_(self.target_tensors, self.online_tensors, self.args.tau)
+        if self.args.policy_average:
+            policy = [*self.encoder.parameters(), *self.actor.parameters()]
+            torch._foreach_lerp_(list(self.average.parameters()), policy, self.args.policy_average)
 
 
 # --- training ---
@@ -449,7 +460,7 @@ def train(args: Args) -> float:
     )
     zero = ("learning_starts", "updates_per_step")
     positive = ("learning_rate", "initial_alpha", "reward_scale")
-    check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
+    check_args(args, counts, zero, in_unit_interval=("gamma", "tau", "policy_average"), positive=positive)
     envs = make_vector_env(args, continuous=True)
     device = start_torch(
         args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)

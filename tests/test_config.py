@@ -138,6 +138,18 @@ def test_a_resumed_run_imports_the_module_that_is_typed_or_in_the_config(own, co
     assert args.total_timesteps == 80
 
 
+def test_a_resumed_run_imports_no_wrapper_that_was_not_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_wrappers.py").write_text("from gymnasium import Wrapper\n")
+    wrapped = {"training_wrappers": ("own_wrappers:Wrapper",)}
+    train("sac_drq", tmp_path / "run", total_timesteps=60, **wrapped)
+    sys.modules.pop("own_wrappers")
+    message = input_error(resume, "sac_drq", tmp_path / "run")
+    assert all(word in message for word in ("own_wrappers", "--training-wrappers own_wrappers:Wrapper"))
+    assert "own_wrappers" not in sys.modules
+    resume("sac_drq", tmp_path / "run", total_timesteps=70, **wrapped)
+
+
 def test_the_command_that_goes_on_names_the_module(own):
     words = flags({"resume": own, "env_id": ENV_ID, "total_timesteps": 100_000})
     process = start("sac_drq", words, cwd=own.parent)

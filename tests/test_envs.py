@@ -17,10 +17,18 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 import cleanrl_cc.common
-from cleanrl_cc.common.envs import find_spec, make_env, make_vector_env, restore_envs, snapshot_envs
+from cleanrl_cc.common.envs import (
+    find_spec,
+    make_env,
+    make_vector_env,
+    recipe,
+    restore_envs,
+    snapshot_envs,
+)
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.rendering import choose_gl_backend
 from cleanrl_cc.common.vector import GroupedVectorEnv
+from cleanrl_cc.common.wrappers import RoadRules
 from cleanrl_cc.sac_drq import Args
 
 WALKER = "dm_control/walker-walk-v0"
@@ -393,6 +401,80 @@ def test_patience_truncates_and_never_terminates(rewards, length, expected):
             if terminated or truncated:
                 break
         assert (step, terminated, truncated) == expected
+
+
+class Road(gym.Env):
+    """A road, and a car whose one wheel touches the tiles that it is told to."""
+
+    action_space = observation_space = Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, num_tiles: int = 20):
+        self.num_tiles = num_tiles
+        self.road = None
+
+    def reset(self, *, seed=None, options=None):
+        self.road = [SimpleNamespace(idx=index, road_visited=False) for index in range(self.num_tiles)]
+        self.wheels = [SimpleNamespace(tiles=[])]
+        return np.zeros(1, np.float32), {}
+
+    @property
+    def car(self):
+        velocity = SimpleNamespace(length=self.speed)
+        return SimpleNamespace(wheels=self.wheels, hull=SimpleNamespace(linearVelocity=velocity))
+
+    def drive(self, rules: RoadRules, *tiles: int, speed: float = 0.0) -> tuple[float, bool, bool]:
+        """Reward, termination and truncation of a step in which the wheel is on `tiles`."""
+        self.speed = speed
+        self.wheels[0].tiles = [self.road[tile] for tile in tiles]
+        for tile in tiles:
+            self.road[tile].road_visited = True
+        _, reward, terminated, truncated, _ = rules.step(np.zeros(1, np.float32))
+        return round(reward, 9), terminated, truncated
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+def test_the_road_s_rules_charge_for_grass_for_speed_and_for_tiles_driven_past():
+    road = Road()
+    rules = RoadRules(road, off_road=0.1, missed=2.0, speed_limit=50.0, speeding=0.05)
+    rules.reset()
+    tile = 1000 / 20
+    assert road.drive(rules, 0) == (0.0, False, False)
+    assert road.drive(rules, 19) == (0.0, False, False)  # the start line, seen backwards, is no lap
+    assert road.drive(rules, 1, speed=60) == (-0.5, False, False)
+    assert road.drive(rules) == (-0.1, False, False)
+    assert road.drive(rules, 4) == (-2 * 2 * tile, False, False)  # past 2 and 3
+    assert road.drive(rules, 3) == (2 * tile, False, False)  # back to one of them
+    for ahead in range(5, 14):
+        assert road.drive(rules, ahead) == (0.0, False, False)
+    assert road.drive(rules, 14) == (0.0, False, True)  # five tiles before the last the lap is driven
+
+
+def test_the_road_s_rules_end_an_episode_that_is_lost_or_stuck():
+    road = Road()
+    rules = RoadRules(road, lost=3, stuck=5)
+    rules.reset()
+    assert [road.drive(rules)[1] for _ in range(3)] == [False, False, True]
+    rules.reset()
+    assert [road.drive(rules, 0)[1] for _ in range(5)] == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "text", ["Nothing", "nowhere:Wrapper", "RoadRules", "Patience,frames=", "Patience,no_such=1"]
+)
+def test_a_training_wrapper_that_cannot_be_used_is_named(text):
+    with pytest.raises(InputError, match=f"--training-wrappers {text} cannot be used"):
+        make_env("Pendulum-v1", training_wrappers=(text,))
+
+
+def test_training_wrappers_are_innermost_and_out_of_evaluations():
+    args = Args(env_id="CarRacing-v3", action_repeat=4, training_wrappers=("RoadRules,speed_limit=60",))
+    envs = make_vector_env(args)
+    (rules,) = envs.call("get_wrapper_attr", "speed_limit")
+    envs.close()
+    assert rules == 60
+    assert not make_env(**recipe(args)).has_wrapper_attr("speed_limit")
 
 
 # --- episodes ---

@@ -42,6 +42,8 @@ class RunArgs:
     """height and width of pixel observations"""
     grayscale: bool = True
     """one channel per frame instead of three"""
+    training_wrappers: tuple[str, ...] = ()
+    """wrappers of training environments alone, from the inside: RoadRules, or module:Class,argument=1.5"""
     patience: int = 0
     """truncate a training episode after so many agent steps without a positive
     reward; 0: never. Evaluations ignore it"""
@@ -97,6 +99,7 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     argv = sys.argv[1:] if argv is None else argv
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--env-id", "--env_id")
+    early.add_argument("--training-wrappers", "--training_wrappers", nargs="*")
     early.add_argument("--resume")
     early.add_argument("--config")
     config = early.parse_known_args(argv)[0].config
@@ -109,6 +112,9 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     saved = resume_args(cls, typed.resume)
     if typed.env_id is None:  # the folder may have been downloaded
         refuse_module(saved.env_id, typed.resume, f"--env-id {saved.env_id}")
+    for wrapper in saved.training_wrappers if typed.training_wrappers is None else ():
+        remedy = f"--training-wrappers {' '.join(saved.training_wrappers)}"
+        refuse_module(wrapper.split(",")[0], typed.resume, remedy)
     args = replace(tyro.cli(cls, description=_summary(cls), default=saved, args=argv), config=None)
     for name, value in asdict(saved).items():
         value_now = getattr(args, name)

@@ -4,10 +4,11 @@
 images, whose actions are Discrete or a Box of [-1, 1], and whose episodes can be stored and restored in the
 middle. Nothing here knows an algorithm. The order of the wrappers, from the inside:
 
-    gym.make -> actions in [-1, 1] -> ActionRepeat -> StateObservation or PixelObservation
-        -> Patience -> Episodes
+    gym.make -> training wrappers -> actions in [-1, 1] -> ActionRepeat
+        -> StateObservation or PixelObservation -> Patience -> Episodes
 """
 
+import ast
 import difflib
 import importlib
 import os
@@ -18,6 +19,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from cleanrl_cc.common import wrappers
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.rendering import choose_gl_backend, follow, frame_source, is_image
 from cleanrl_cc.common.vector import GroupedVectorEnv, usable_cores
@@ -47,6 +49,7 @@ def make_env(
     image_size: int = 84,
     grayscale: bool = True,
     *,
+    training_wrappers: tuple[str, ...] = (),
     patience: int = 0,
     render_mode: str | None = None,
     seed: tuple[int, ...] = (0,),
@@ -61,6 +64,7 @@ def make_env(
         action_repeat: environment steps per agent step. Time limits stay in environment steps.
         frame_stack, image_size, grayscale: shape of pixel observations, uint8
             (frame_stack * C, image_size, image_size).
+        training_wrappers: what `apply_wrapper` takes, the innermost first. For training only.
         patience: end an episode as truncated after so many agent steps without a positive
             reward; 0 never does. For training only.
         render_mode: what `render()` returns, None where nobody calls it.
@@ -121,6 +125,8 @@ def make_env(
         follow(env.unwrapped.mujoco_renderer)
     if is_dm_control:  # shimmy 2.0.1 writes 1000 times the rate, into a dict that all its environments share
         env.metadata = env.unwrapped.metadata = env.metadata | {"render_fps": round(1 / env.unwrapped.dt)}
+    for text in training_wrappers:
+        env = apply_wrapper(env, text)
     if is_car and action_set == "auto":
         env = TwoAxes(env)
     if isinstance(env.action_space, Box):
@@ -142,6 +148,29 @@ def make_env(
     return Episodes(env, seed)
 
 
+def apply_wrapper(env: gym.Env, text: str) -> gym.Env:
+    """`env` in the wrapper that `text` names: RoadRules or module:Class, and after commas arguments, as in
+    RoadRules,speed_limit=60. Raises InputError where there is none, or it takes no such argument."""
+    name, *pairs = text.split(",")
+    module, _, class_name = (name if ":" in name else f"{wrappers.__name__}:{name}").rpartition(":")
+    try:
+        arguments = {
+            key: ast.literal_eval(value) for key, _, value in (pair.partition("=") for pair in pairs)
+        }
+        return getattr(import_from_here(module), class_name)(env, **arguments)
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+        raise InputError(
+            f"--training-wrappers {text} cannot be used ({error}): "
+            "write module:Class or module:Class,argument=1.5, or our RoadRules."
+        ) from error
+
+
+def import_from_here(module: str):
+    """The module, also from the working directory: `python folder/script.py` searches the script's alone."""
+    sys.path[:] = dict.fromkeys([*sys.path, os.getcwd()])
+    return importlib.import_module(module)
+
+
 def recipe(args) -> dict:
     """The arguments of `make_env` among a script's run fields: what a
     checkpoint needs to rebuild its environment."""
@@ -159,7 +188,8 @@ def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
     Raises:
         InputError: as `make_env`; or discrete actions where `continuous` ones are needed.
     """
-    make = partial(make_env, **recipe(args), patience=args.patience)
+    training = {"training_wrappers": args.training_wrappers, "patience": args.patience}
+    make = partial(make_env, **recipe(args), **training)
     env_fns = [partial(make, seed=(args.seed, index)) for index in range(args.num_envs)]
     start_method = "forkserver" if args.obs == "pixels" and is_mujoco(args.env_id) else None
     envs = GroupedVectorEnv(env_fns, min(args.num_envs, usable_cores()), start_method)
@@ -201,9 +231,7 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     try:
         module, _, name = env_id.rpartition(":")
         if module:  # gym.spec, unlike gym.make, does not import it
-            # `python folder/script.py` searches the script's folder alone
-            sys.path[:] = dict.fromkeys([*sys.path, os.getcwd()])
-            importlib.import_module(module)
+            import_from_here(module)
         return gym.spec("cleanrl_cc/FastCarRacing-v3" if name == "CarRacing-v3" else name)
     except (gym.error.Error, ImportError) as error:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)

@@ -314,6 +314,8 @@ class Run(Log):
             words = [sys.argv[0], "--resume", str(self.folder)]
             if ":" in self.args.env_id:  # a module, which a resumed run imports if it is typed
                 words += ["--env-id", self.args.env_id]
+            if any(":" in wrapper for wrapper in self.args.training_wrappers):
+                words += ["--training-wrappers", *self.args.training_wrappers]
             self.say(f"Saved. Go on with: {launcher()} {shlex.join(words)}")
             raise SystemExit(128 + self.saved_signal)
 

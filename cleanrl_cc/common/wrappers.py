@@ -160,6 +160,67 @@ class Patience(gym.Wrapper):
         )
 
 
+class RoadRules(gym.Wrapper):
+    """What a driver is taught and CarRacing's score does not say; by `--training-wrappers RoadRules`.
+
+    In every frame it costs `off_road` to have no wheel on the road, and `speeding` for each unit of speed
+    above `speed_limit`. A tile that is driven past costs what `missed` tiles bring, until it is visited after
+    all. An episode terminates after `lost` frames in a row off the road, or `stuck` frames in which the car
+    came no further; where the lap is driven it is truncated, since the road goes on.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        off_road: float = 0.1,
+        missed: float = 2.0,
+        speed_limit: float = 55.0,
+        speeding: float = 0.05,
+        lost: int = 100,
+        stuck: int = 200,
+    ):
+        super().__init__(env)
+        if not hasattr(env.unwrapped, "road"):
+            raise TypeError("these are the rules of CarRacing's road")
+        self.off_road = off_road
+        self.missed = missed
+        self.speed_limit = speed_limit
+        self.speeding = speeding
+        self.lost = lost
+        self.stuck = stuck
+
+    def reset(self, **kwargs):
+        self.furthest = 0  # tile that a wheel has touched
+        self.num_missed = 0  # tiles up to it that none has touched
+        self.frames_lost = 0
+        self.frames_stuck = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        car, road = self.unwrapped.car, self.unwrapped.road
+        touched = {tile.idx for wheel in car.wheels for tile in wheel.tiles}
+        # More than half of the track ahead is the start line, seen backwards
+        ahead = [tile for tile in touched if self.furthest < tile < self.furthest + len(road) / 2]
+        self.furthest = max([self.furthest, *ahead])
+        self.frames_lost = 0 if touched else self.frames_lost + 1
+        self.frames_stuck = 0 if ahead else self.frames_stuck + 1
+
+        num_missed = sum(not tile.road_visited for tile in road[: self.furthest + 1])
+        reward -= (
+            self.missed * (num_missed - self.num_missed) * 1000 / len(road)
+        )  # a tile brings 1000 / len(road)
+        self.num_missed = num_missed
+        if not touched:
+            reward -= self.off_road
+        reward -= self.speeding * max(0.0, car.hull.linearVelocity.length - self.speed_limit)
+
+        lost = self.frames_lost >= self.lost
+        if self.furthest >= len(road) - 6 and not lost:  # the lap is driven
+            return obs, reward, False, True, info
+        return obs, reward, terminated or lost or self.frames_stuck >= self.stuck, truncated, info
+
+
 class Episodes(gym.Wrapper):
     """An episode is a seed and its actions: that pair restores any deterministic
     environment in mid-episode by replaying it.
