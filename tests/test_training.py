@@ -198,3 +198,18 @@ def test_compiled_updates_equal_eager_ones(script, tmp_path):
     assert compiled["agent"].keys() == eager["agent"].keys()
     for name, tensor in eager["agent"].items():
         torch.testing.assert_close(compiled["agent"][name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_evaluations_of_sac_play_the_average_of_its_policies(tmp_path):
+    train("sac_drq", tmp_path / "run", **VECTOR, policy_average=0.5)
+    saved = checkpoint(tmp_path / "run")
+    script = load_script("sac_drq")
+    agent = script.Agent(
+        script.Args(**saved["args"]), Box(-1, 1, (3,)), Box(-1, 1, (1,)), torch.device("cpu")
+    )
+    agent.load_state_dict(saved["agent"])
+    obs = np.ones((1, 3), np.float32)
+    mean, _ = agent.actor(torch.as_tensor(obs))
+    average, _ = agent.average(torch.as_tensor(obs))
+    assert agent.act(obs, deterministic=True) == torch.tanh(average).detach().numpy()
+    assert 0 < abs(mean - average).item() < 0.5
