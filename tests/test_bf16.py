@@ -10,7 +10,7 @@ from helpers import ROOT, load_script
 
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.common.envs import make_env
-from cleanrl_cc.evaluate import load_agent
+from cleanrl_cc.evaluate import Policy
 
 ZOO = sorted(
     path for script in ("dqn_atari_style", "rainbow") for path in (ROOT / "zoo").glob(f"{script}-*.pt")
@@ -59,7 +59,7 @@ def test_best_actions_do_not_tie_on_random_states(obs_space, script, components)
 def test_policies_of_the_zoo_choose_as_in_fp32(path: Path):
     checkpoint = load_checkpoint(path)
     env = make_env(**checkpoint["recipe"])
-    agent, _ = load_agent(checkpoint, env, "cpu")
+    agent = Policy(checkpoint, "cpu").agent
     states = [env.reset(seed=10_000)[0]]
     while len(states) < 300:
         obs, _, terminated, truncated, _ = env.step(agent.act(states[-1][None], deterministic=True)[0])

@@ -15,7 +15,7 @@ from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.evaluation import Film, play_episode, play_episodes, side_by_side
 from cleanrl_cc.common.runs import Run
 from cleanrl_cc.common.tables import read_csv
-from cleanrl_cc.evaluate import load_agent
+from cleanrl_cc.evaluate import Policy
 
 
 class Exact:
@@ -58,7 +58,7 @@ def test_side_by_side_equals_one_by_one(env_id, action_dim, num_envs, num_episod
 def test_networks_score_the_same_side_by_side(script, tmp_path):
     train(script, tmp_path / "run", total_timesteps=300)
     envs = [make_env("Pendulum-v1") for _ in range(4)]
-    agent, _ = load_agent(load_checkpoint(tmp_path / "run"), envs[0], "cpu")
+    agent = Policy(load_checkpoint(tmp_path / "run"), "cpu").agent
     together = play_episodes(envs, agent, range(6))
     for seed, episode in enumerate(together):
         assert episode == pytest.approx(play_episode(envs[0], agent, seed), rel=1e-4)
