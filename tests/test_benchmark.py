@@ -1,216 +1,24 @@
-"""Benchmarks: many runs stopped and started again, failures, reports rebuilt, policies exported."""
+"""Benchmarks: speeds, peers, reports rebuilt, policies exported."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, flags, having, load_benchmark, load_script, needs_results, survivors, train
+from helpers import ROOT, load_benchmark, load_script, needs_results, train
 
 from cleanrl_cc.common.arguments import preset_args
 from cleanrl_cc.common.checkpoints import load_checkpoint
-from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import Options, evaluate
 
-LONG = 6000  # steps of a run that is stopped at its first checkpoint, at step 1000
 RESULTS = ROOT / "benchmark" / "results"
-SETTINGS = {key: value for key, value in TINY.items() if key != "num_threads" and "sac_drq" in having(key)}
-SETTINGS |= {"checkpoint_frequency": 1000, "updates_per_step": 0.02}
 
 
-def tiny_commands(steps: int, seeds: int, **changes) -> str:
-    """Lines for launch.py: sac_drq on Pendulum, a run per seed."""
-    words = SETTINGS | {"total_timesteps": steps} | changes
-    runs = [
-        flags(words | {"seed": seed, "run_name": f"sac_drq/Pendulum-v1/seed-{seed}"})
-        for seed in range(1, seeds + 1)
-    ]
-    return "\n".join(" ".join(["python", "cleanrl_cc/sac_drq.py", *run]) for run in runs)
-
-
-def start_launcher(commands: str, runs_dir: Path, *more: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    words = [sys.executable, ROOT / "benchmark" / "launch.py", "--runs-dir", str(runs_dir), *more]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
-    process.stdin.write(commands)
-    process.stdin.close()
-    process.stdin = None
-    return process
-
-
-def launch(commands: str, runs_dir: Path, *more: str) -> tuple[int, str]:
-    process = start_launcher(commands, runs_dir, *more)
-    stdout, stderr = process.communicate(timeout=600)
-    return process.returncode, stdout + stderr
-
-
-def wait_for(path: Path, process: subprocess.Popen):
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-
-
-def folders(runs_dir: Path, seeds: int) -> list[Path]:
-    return [runs_dir / f"sac_drq/Pendulum-v1/seed-{seed}" for seed in range(1, seeds + 1)]
-
-
-# --- launch.py ---
-
-
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_stopped_benchmark_goes_on_and_runs_nothing_twice(number, code, tmp_path):
-    commands, (first, second) = tiny_commands(LONG, seeds=2), folders(tmp_path, 2)
-    process = start_launcher(commands, tmp_path, "--workers", "1")
-    wait_for(first / "last.pt", process)
-    process.send_signal(number)
-    process.communicate(timeout=600)
-    assert (process.returncode, second.exists()) == (code, False)
-
-    code, output = launch(commands, tmp_path, "--workers", "2")  # waits for an orphan that still saves
-    assert (code, "2 finished" in output) == (0, True), output
-    for folder, starts in ((first, 2), (second, 1)):
-        assert load_checkpoint(folder)["evaluated"][0] == LONG
-        assert len(json.loads((folder / "args.json").read_text())["commands"]) == starts
-        assert [row["global_step"] for row in read_csv(folder / "evaluations.csv")] == [str(LONG)]
-
-    code, output = launch(commands, tmp_path)
-    assert (code, "2 skipped" in output) == (0, True), output
-    assert len(json.loads((second / "args.json").read_text())["commands"]) == 1
-
-
-def test_a_finished_run_can_grow(tmp_path):
-    (folder,) = folders(tmp_path, 1)
-    assert launch(tiny_commands(200, seeds=1), tmp_path)[0] == 0
-    assert launch(tiny_commands(300, seeds=1), tmp_path)[0] == 0
-    assert load_checkpoint(folder)["global_step"] == 300
-
-
-def test_what_was_killed_before_its_first_checkpoint_starts_again(tmp_path):
-    (folder,) = folders(tmp_path, 1)
-    folder.mkdir(parents=True)
-    (folder / "args.json").write_text("{}")
-    code, output = launch(tiny_commands(200, seeds=1), tmp_path)
-    assert (code, load_checkpoint(folder)["global_step"]) == (0, 200), output
-
-
-def test_failures_are_reported_and_stop_no_other_run(tmp_path):
-    commands = tiny_commands(200, seeds=2).replace("--env-id Pendulum-v1", "--env-id Pendulum-v7", 1)
-    code, output = launch(commands, tmp_path)
-    assert code == 1
-    assert "Unknown environment 'Pendulum-v7'" in output and "1 failed" in output and "1 finished" in output
-    damaged, whole = folders(tmp_path, 2)
-    damaged.mkdir()
-    (damaged / "last.pt").write_bytes(b"no checkpoint")
-    code, output = launch(commands, tmp_path)
-    assert (code, "is damaged" in output, "1 skipped" in output) == (1, True, True), output
-
-
-@pytest.mark.parametrize(
-    "commands", ["python cleanrl_cc/sac_drq.py", tiny_commands(9, 1) + "\n" + tiny_commands(9, 1)]
-)
-def test_runs_need_names_of_their_own(commands):
-    with pytest.raises(InputError, match="--run-name of its own"):
-        load_benchmark("launch").read_commands(commands)
-
-
-@pytest.mark.parametrize(
-    "script", sorted(path.name for path in ROOT.glob("benchmark/*.sh") if path.name != "common.sh")
-)
-def test_benchmark_scripts_list_runs_with_names_of_their_own(script):
-    environment = os.environ | {"LIST": "1", "SEEDS": "4 5", "STEPS": "123", "FLAGS": "--num-envs 2"}
-    listing = subprocess.run(
-        ["bash", ROOT / "benchmark" / script], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    commands = load_benchmark("launch").read_commands(listing)
-    assert len(commands) >= 2 and len(commands) % 2 == 0
-    assert all("--total-timesteps 123 --num-envs 2 --run-name" in command for command in commands)
-
-
-def test_a_benchmark_script_stops_as_a_whole(tmp_path):
-    words = " ".join(
-        flags({key: value for key, value in SETTINGS.items() if key not in ("env_id", "total_timesteps")})
-    )
-    environment = os.environ | {
-        "STEPS": str(LONG),
-        "SEEDS": "1",
-        "WORKERS": "1",
-        "RUNS_DIR": str(tmp_path),
-        "FLAGS": words,
-    }
-    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        ["bash", ROOT / "benchmark/sac_drq.sh"],
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-    )
-    wait_for(tmp_path / "sac_drq/LunarLander-v3/seed-1/last.pt", process)
-    process.terminate()
-    process.communicate(timeout=600)
-    assert (process.returncode, survivors(process)) == (130, [])
-    assert 0 < load_checkpoint(tmp_path / "sac_drq/LunarLander-v3/seed-1")["global_step"] < LONG
-
-
-def test_the_slurm_script_runs_one_line_of_the_list(tmp_path):
-    code, output = launch(tiny_commands(100, seeds=2), tmp_path, "--engine", "slurm")
-    assert (code, output.strip()) == (0, f"sbatch {tmp_path}/slurm.sh")
-    assert "--array=1-2" in (tmp_path / "slurm.sh").read_text()
-    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "2", "PYTHONPATH": str(ROOT)}
-    subprocess.run(["bash", tmp_path / "slurm.sh"], env=environment, check=True, timeout=600)
-    first, second = folders(tmp_path, 2)
-    assert (first.exists(), load_checkpoint(second)["global_step"]) == (False, 100)
-
-
-STUB = """
-import pathlib, signal, sys, time
-words = sys.argv
-name, folder = words[words.index("--run-name") + 1], words[words.index("--runs-dir") + 1]
-file = pathlib.Path(folder, name.replace("/", "-"))
-signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), file.write_text("saved"), sys.exit(143)))
-file.write_text("started")
-if "short" not in name:
-    time.sleep(3 if "bad" in name else 600)
-sys.exit("bad" in name)
-"""
-
-
-def test_a_ray_cluster_of_two_nodes_runs_reports_and_stops(tmp_path, monkeypatch):
-    pytest.importorskip("ray", reason="Ray is an optional engine: pip install -e '.[cluster]'")
-    from ray.cluster_utils import Cluster
-
-    (tmp_path / "stub.py").write_text(STUB)
-    names = ("short", "bad", "long-1", "long-2", "long-3")
-    commands = "\n".join(f"python {tmp_path}/stub.py --run-name {name}/My-v0/seed-1" for name in names)
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default, which on a busy machine takes minutes
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    try:
-        process = start_launcher(commands, tmp_path, "--engine", "ray")
-        deadline = time.monotonic() + 300
-        # one on each node; the third waits
-        while len(running := list(tmp_path.glob("long-*-My-v0-seed-1"))) < 2:
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=300)
-    finally:
-        cluster.shutdown()
-    assert process.returncode == 130
-    assert "short/My-v0/seed-1 finished" in output and "bad/My-v0/seed-1 failed with exit code 1" in output
-    assert "1 finished, 1 failed, 3 stopped" in output
-    assert sorted(tmp_path.glob("long-*-My-v0-seed-1")) == sorted(running)
-    assert [path.read_text() for path in running] == ["saved", "saved"]
+# --- speed.py, peer_curve.py ---
 
 
 def test_speed_is_measured_over_the_same_steps_for_all():
@@ -267,16 +75,6 @@ def test_the_report_rebuilt_is_the_one_committed(tmp_path):
             == re.search(rb"Matplotlib v[\d.]+", curve.read_bytes())[0]
         ):
             assert curve.read_bytes() == old, f"run benchmark/report.py: {curve.name} differs"
-
-
-def test_of_a_flag_given_twice_the_last_counts():
-    assert (
-        load_benchmark("launch").flag(
-            "python a.py --total-timesteps 20000 --seed 1 --total-timesteps 500", "--total-timesteps"
-        )
-        == "500"
-    )
-    assert load_benchmark("launch").flag("python a.py --seed", "--seed") is None
 
 
 def write_result(folder: Path, seed: int, returns: list[float], total_timesteps: int):

@@ -1,0 +1,120 @@
+"""The launcher's list, a command per line: what it may ask for, and which folders a run may take."""
+
+import fnmatch
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cleanrl_cc.common.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKS_OF_A_RUN = {"args.json", "last.pt", "best.pt"}
+WITHOUT_CHECKPOINT = [  # what a run writes before it has one
+    "args.json",
+    "progress.csv",
+    "events.out.tfevents.*",
+    "*.tmp",
+    "videos",
+    "videos/*.mp4",
+    "wandb",
+    "wandb/*",
+]
+
+
+@dataclass(eq=False)
+class Task:
+    """One line of the list."""
+
+    command: str
+    script: list[str]
+    """what follows `python`: a file, or -m and a module"""
+    flags: list[str]
+    name: str
+    folder: Path
+    total: int | None
+    """--total-timesteps, if the command has it"""
+    process: subprocess.Popen | None = None
+    """while it runs on this machine"""
+
+
+def flag(words: list[str], name: str) -> str | None:
+    """The value of a flag, --run-name X, --run-name=X or --run_name X; of several the last, like a script."""
+    value = None
+    for word, following in itertools.pairwise([*words, None]):
+        key, equals, attached = word.partition("=")
+        if key.startswith("--") and key[2:].replace("_", "-") == name:
+            value = attached if equals else following
+    return value
+
+
+def read_task(command: str, runs_dir: str) -> Task:
+    """Raises InputError for a line that is no command of the kind that this program knows."""
+    try:
+        python, *words = shlex.split(command)
+    except ValueError as error:
+        raise InputError(f"`{command}` is no command: {error}.") from error
+    if not all(word.isprintable() for word in words):
+        raise InputError(f"{command!r} holds characters that cannot be printed.")
+    length = 2 if words[:1] == ["-m"] else 1
+    script, flags = words[:length], words[length:]
+    is_python = python in ("python", "python3", sys.executable)
+    if not is_python or len(script) < length or script[-1].startswith("-"):
+        raise InputError(f"Each line must be `python SCRIPT ... --run-name NAME`, and not `{command}`.")
+    name = flag(flags, "run-name")
+    if name is None:
+        raise InputError(f"Each line must be a command with a --run-name of its own, and not `{command}`.")
+    if not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"--run-name {name} must be a path below --runs-dir, such as td3/Hopper-v5/seed-1.")
+    if flag(flags, "resume") is not None:
+        raise InputError(f"The launcher resumes what is unfinished: leave --resume out of `{command}`.")
+    total = flag(flags, "total-timesteps")
+    try:
+        total = total and int(float(total))
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"--total-timesteps {total} is no number of steps.") from error
+    folder = ROOT / (flag(flags, "runs-dir") or runs_dir) / name
+    return Task(command, script, flags, name, folder, total)
+
+
+def read_tasks(text: str, runs_dir: str) -> list[Task]:
+    """Every line of the list. Raises InputError where a run would meet the files of another."""
+    tasks = [read_task(line.strip(), runs_dir) for line in text.splitlines() if line.strip()]
+    if not tasks:
+        raise InputError("There is no command on standard input: LIST=1 bash benchmark/td3.sh prints some.")
+    names = {}
+    for task in tasks:
+        place = Path(os.path.realpath(task.folder))
+        if place in names:
+            raise InputError(f"Each line must be a command with a --run-name of its own: two go to {place}.")
+        names[place] = task.name
+    for place, name in names.items():
+        for parent in place.parents:
+            if parent in names or any((parent / mark).exists() for mark in MARKS_OF_A_RUN):
+                raise InputError(f"--run-name {name} lies inside another run, {parent}: choose another name.")
+        if inner := {path.parent for path in place.rglob("*") if path.name in MARKS_OF_A_RUN} - {place}:
+            raise InputError(f"--run-name {name} holds other runs, {min(inner)} is one: choose another name.")
+    return tasks
+
+
+def move_aside(folder: Path) -> Path:
+    """Renames what a run left that was killed before its first checkpoint; the script makes a new folder.
+
+    Raises:
+        InputError: it holds anything else, a policy for example, or is no folder. It stays as it is.
+    """
+    found = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
+    others = [name for name in found if not any(fnmatch.fnmatch(name, known) for known in WITHOUT_CHECKPOINT)]
+    if folder.is_symlink() or not folder.is_dir():
+        reason = "is no folder"
+    elif others:
+        reason = f"holds {others[0]} but no last.pt to go on from"
+    elif found and "args.json" not in found:
+        reason = f"holds {found[0]} but no args.json of a run"
+    else:
+        free = (folder.with_name(f"{folder.name}.stopped-{number}") for number in itertools.count(1))
+        return folder.rename(next(path for path in free if not os.path.lexists(path)))
+    raise InputError(f"{folder} {reason}: move it away, or choose another --run-name.")
