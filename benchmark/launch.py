@@ -65,14 +65,14 @@ class Options:
 def next_command(task: Task, options: Options) -> list[str] | None:
     """What starts the run or goes on with it; None if it is finished: saved after its last evaluation."""
     if (task.folder / "last.pt").exists():
-        from cleanrl_cc.common.checkpoints import load_checkpoint  # brings torch, 200 MB in each of Ray's workers
+        from cleanrl_cc.common.checkpoints import load_checkpoint  # brings torch: 200 MB for each run on Ray
 
         last = load_checkpoint(task.folder)
         if last.get("evaluated", [-1])[0] >= (task.total or last["args"]["total_timesteps"]):
             return None
         grow = ["--total-timesteps", str(task.total)] if task.total else []
         env_id = flag(task.flags, "env-id")
-        typed = ["--env-id", env_id] if env_id else []  # a module that it names is imported only if it is typed
+        typed = ["--env-id", env_id] if env_id else []  # a module that it names is imported only if typed
         return [sys.executable, *task.script, "--resume", str(task.folder), *typed, *grow]
     if os.path.lexists(task.folder):
         aside = move_aside(task.folder)
