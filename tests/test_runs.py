@@ -502,9 +502,8 @@ def test_help_shows_the_defaults_of_the_environment(script, capsys, monkeypatch)
     text = capsys.readouterr().out
     assert caught.value.code == 0
     for name, value in load_script(script).PRESETS["CarRacing-v3"].items():
-        assert re.search(
-            rf"--{name.replace('_', '-')} ((?!--).)*default: {re.escape(str(value))}\)", text, re.DOTALL
-        ), name
+        flag, shown = name.replace("_", "-"), " ".join(value) if isinstance(value, tuple) else str(value)
+        assert re.search(rf"--{flag} ((?!--).)*default: {re.escape(shown)}\)", text, re.DOTALL), name
 
 
 # --- the shape of a script ---
