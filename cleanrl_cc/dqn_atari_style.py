@@ -108,7 +108,57 @@ PRESETS = {
 }
 
 
-# --- replay buffer ---
+# --- networks ---
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) uint8 to (B, out_dim): the convolutions of Mnih et al. 2015."""
+
+    def __init__(self, obs_shape: tuple[int, int, int], channels: int):
+        super().__init__()
+        require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
+        first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
+        second = nn.Conv2d(channels, 2 * channels, 4, stride=2)
+        third = nn.Conv2d(2 * channels, 2 * channels, 3)
+        convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
+        self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
+        self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
+
+    def forward(self, obs: Tensor) -> Tensor:
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
+        # takes bytes, which are exact in bf16, too
+        first, others = self.convolutions[0], self.convolutions[1:]
+        dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
+        images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
+        x = F.conv2d(
+            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
+        )
+        return others(x)
+
+
+class QNetwork(nn.Module):
+    """Q_d(s, b) of every bin b of every action dimension d: (B, *obs_shape) to (B, D, bins)."""
+
+    def __init__(self, args: Args, obs_shape: tuple[int, ...], num_dims: int, num_bins: int):
+        super().__init__()
+        if len(obs_shape) == 3:
+            self.encoder = Encoder(obs_shape, args.encoder_channels)
+        else:  # LayerNorm keeps the values from running away (networks.py of github.com/tseyde/decqn)
+            self.encoder = nn.Sequential(
+                nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh()
+            )
+        in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
+        self.hidden = nn.Linear(in_dim, args.hidden_dim)
+        self.out = nn.Linear(args.hidden_dim, num_dims * num_bins)
+        self.out_shape = num_dims, num_bins
+
+    def forward(self, obs: Tensor) -> Tensor:
+        x = F.relu(self.hidden(self.encoder(obs))).float()
+        with torch.autocast(x.device.type, enabled=False):  # in bf16 one best action in ten would tie
+            return self.out(x).unflatten(1, self.out_shape)
+
+
+# --- agent ---
 
 
 class Batch(NamedTuple):
@@ -121,6 +171,97 @@ class Batch(NamedTuple):
     next_obs: Tensor  # (B, *obs_shape)
     terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
     gammas: Tensor  # (B,) gamma ** number of rewards summed
+
+
+class Agent(nn.Module):
+    """DQN: its networks, its optimizer, and how they act and learn. A Discrete space is one
+    dimension whose bins are its actions."""
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
+        super().__init__()
+        self.args, self.device = args, device
+        # (A,) and A, or () and 1
+        self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)
+        discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
+        self.bin_actions = (
+            action_space.start + np.arange(action_space.n)
+            if discrete
+            else np.linspace(-1, 1, args.bins, dtype=np.float32)
+        )
+        sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
+        self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
+        self.q_target.load_state_dict(self.q_network.state_dict())
+        self.to(device)
+        self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=True)
+        self.optimizers = {"q": self.q_optimizer}
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
+        self.shifts = args.random_shift and len(obs_space.shape) == 3
+        self.num_updates = 0
+        if args.compile:
+            self.update_critic = torch.compile(self.update_critic)
+
+    def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
+        integers. It is `train` that explores."""
+        # (N, D): as Q is a mean over dimensions, each chooses for itself
+        bins = self.q_values(obs).argmax(axis=2)
+        return self.bin_actions[bins].reshape(-1, *self.action_shape)
+
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        """max_a Q(s, a), (N,), in units of the environment's reward."""
+        return self.q_values(obs).max(axis=2).mean(axis=1) / self.args.reward_scale
+
+    @torch.no_grad()
+    def q_values(self, obs: np.ndarray) -> np.ndarray:
+        """Q_d(s, b), (N, D, bins)."""
+        with self.autocast():
+            return self.q_network(torch.as_tensor(obs, device=self.device)).cpu().numpy()
+
+    def random_shift(self, images: Tensor) -> Tensor:
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its
+        border repeated (DrQ, section 3.1)."""
+        (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
+        shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
+        ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
+        xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
+        # (B, C, H * W)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)
+        return images.flatten(2).gather(2, flat).view_as(images)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the online network; now and then one of the target."""
+        if self.shifts:
+            batch = batch._replace(
+                obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs)
+            )
+        metrics = self.update_critic(batch)
+        self.num_updates += 1
+        if self.num_updates % self.args.target_update_frequency == 0:
+            self.q_target.load_state_dict(self.q_network.state_dict())  # θ̄ ← θ
+        return metrics
+
+    def update_critic(self, batch: Batch) -> dict[str, Tensor]:
+        # y = R + γᵐ (1 - d) 1/D Σ_d Q̄_d(s', b_d),  b_d = argmax_b Q_d(s', b)  (Seyde et al. 2022)
+        # One dimension: y = R + γᵐ (1 - d) max_b Q̄(s', b)  (Mnih et al. 2015, algorithm 1)
+        with torch.no_grad(), self.autocast():
+            next_q = self.q_target(batch.next_obs)  # (B, D, bins)
+            chooser = self.q_network(batch.next_obs) if self.num_dims > 1 else next_q
+            next_q = next_q.take_along_dim(chooser.argmax(dim=2, keepdim=True), dim=2).squeeze(2).mean(dim=1)
+            target_q = (
+                self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+            )
+        # Q(s, a) = 1/D Σ_d Q_d(s, a_d)
+        with self.autocast():
+            q = self.q_network(batch.obs).gather(2, batch.actions[:, :, None]).squeeze(2).mean(dim=1)
+        qf_loss = F.smooth_l1_loss(q, target_q) if self.args.loss == "huber" else F.mse_loss(q, target_q)
+        self.q_optimizer.zero_grad()
+        qf_loss.backward()
+        nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
+        self.q_optimizer.step()
+        return {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
+
+
+# --- replay buffer ---
 
 
 class ReplayBuffer:
@@ -217,147 +358,6 @@ class ReplayBuffer:
         return {name: getattr(self, name)[: self.size] for name in columns} | {
             "num_added": np.array(self.num_added)
         }
-
-
-# --- networks ---
-
-
-class Encoder(nn.Module):
-    """Images (B, C, H, W) uint8 to (B, out_dim): the convolutions of Mnih et al. 2015."""
-
-    def __init__(self, obs_shape: tuple[int, int, int], channels: int):
-        super().__init__()
-        require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
-        first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
-        second = nn.Conv2d(channels, 2 * channels, 4, stride=2)
-        third = nn.Conv2d(2 * channels, 2 * channels, 3)
-        convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
-        self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
-        self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
-
-    def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
-        # takes bytes, which are exact in bf16, too
-        first, others = self.convolutions[0], self.convolutions[1:]
-        dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
-        images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(
-            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
-        )
-        return others(x)
-
-
-class QNetwork(nn.Module):
-    """Q_d(s, b) of every bin b of every action dimension d: (B, *obs_shape) to (B, D, bins)."""
-
-    def __init__(self, args: Args, obs_shape: tuple[int, ...], num_dims: int, num_bins: int):
-        super().__init__()
-        if len(obs_shape) == 3:
-            self.encoder = Encoder(obs_shape, args.encoder_channels)
-        else:  # LayerNorm keeps the values from running away (networks.py of github.com/tseyde/decqn)
-            self.encoder = nn.Sequential(
-                nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh()
-            )
-        in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
-        self.hidden = nn.Linear(in_dim, args.hidden_dim)
-        self.out = nn.Linear(args.hidden_dim, num_dims * num_bins)
-        self.out_shape = num_dims, num_bins
-
-    def forward(self, obs: Tensor) -> Tensor:
-        x = F.relu(self.hidden(self.encoder(obs))).float()
-        with torch.autocast(x.device.type, enabled=False):  # in bf16 one best action in ten would tie
-            return self.out(x).unflatten(1, self.out_shape)
-
-
-# --- agent ---
-
-
-class Agent(nn.Module):
-    """DQN: its networks, its optimizer, and how they act and learn. A Discrete space is one
-    dimension whose bins are its actions."""
-
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
-        super().__init__()
-        self.args, self.device = args, device
-        # (A,) and A, or () and 1
-        self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)
-        discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
-        self.bin_actions = (
-            action_space.start + np.arange(action_space.n)
-            if discrete
-            else np.linspace(-1, 1, args.bins, dtype=np.float32)
-        )
-        sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
-        self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
-        self.q_target.load_state_dict(self.q_network.state_dict())
-        self.to(device)
-        self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=True)
-        self.optimizers = {"q": self.q_optimizer}
-        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
-        self.shifts = args.random_shift and len(obs_space.shape) == 3
-        self.num_updates = 0
-        if args.compile:
-            self.update_critic = torch.compile(self.update_critic)
-
-    def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
-        integers. It is `train` that explores."""
-        # (N, D): as Q is a mean over dimensions, each chooses for itself
-        bins = self.q_values(obs).argmax(axis=2)
-        return self.bin_actions[bins].reshape(-1, *self.action_shape)
-
-    def value(self, obs: np.ndarray) -> np.ndarray:
-        """max_a Q(s, a), (N,), in units of the environment's reward."""
-        return self.q_values(obs).max(axis=2).mean(axis=1) / self.args.reward_scale
-
-    @torch.no_grad()
-    def q_values(self, obs: np.ndarray) -> np.ndarray:
-        """Q_d(s, b), (N, D, bins)."""
-        with self.autocast():
-            return self.q_network(torch.as_tensor(obs, device=self.device)).cpu().numpy()
-
-    def random_shift(self, images: Tensor) -> Tensor:
-        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its
-        border repeated (DrQ, section 3.1)."""
-        (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
-        shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
-        ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
-        xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
-        # (B, C, H * W)
-        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)
-        return images.flatten(2).gather(2, flat).view_as(images)
-
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the online network; now and then one of the target."""
-        if self.shifts:
-            batch = batch._replace(
-                obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs)
-            )
-        metrics = self.update_critic(batch)
-        self.num_updates += 1
-        if self.num_updates % self.args.target_update_frequency == 0:
-            self.q_target.load_state_dict(self.q_network.state_dict())  # θ̄ ← θ
-        return metrics
-
-    def update_critic(self, batch: Batch) -> dict[str, Tensor]:
-        # y = R + γᵐ (1 - d) 1/D Σ_d Q̄_d(s', b_d),  b_d = argmax_b Q_d(s', b)  (Seyde et al. 2022)
-        # One dimension: y = R + γᵐ (1 - d) max_b Q̄(s', b)  (Mnih et al. 2015, algorithm 1)
-        with torch.no_grad(), self.autocast():
-            next_q = self.q_target(batch.next_obs)  # (B, D, bins)
-            chooser = self.q_network(batch.next_obs) if self.num_dims > 1 else next_q
-            next_q = next_q.take_along_dim(chooser.argmax(dim=2, keepdim=True), dim=2).squeeze(2).mean(dim=1)
-            target_q = (
-                self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
-            )
-        # Q(s, a) = 1/D Σ_d Q_d(s, a_d)
-        with self.autocast():
-            q = self.q_network(batch.obs).gather(2, batch.actions[:, :, None]).squeeze(2).mean(dim=1)
-        qf_loss = F.smooth_l1_loss(q, target_q) if self.args.loss == "huber" else F.mse_loss(q, target_q)
-        self.q_optimizer.zero_grad()
-        qf_loss.backward()
-        nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
-        self.q_optimizer.step()
-        return {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
 
 
 # --- training ---

@@ -129,74 +129,6 @@ PRESETS = {
 }
 
 
-# --- rollout buffer ---
-
-
-class RolloutBuffer:
-    """T rows of N environments, in the order in which they came: the
-    observation that follows row t is row t + 1's.
-
-    The vector environment returns an episode's final observation, then ignores an action to
-    reset: that row is marked `final`. Its value is what a truncated episode bootstraps
-    from; nothing else of it is learned from.
-    """
-
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box):
-        shape = args.num_steps, args.num_envs
-        self.num_rows, self.gamma, self.gae_lambda = args.num_steps, args.gamma, args.gae_lambda
-        # bytes
-        transition = math.prod(obs_space.shape) * obs_space.dtype.itemsize + 4 * action_space.shape[0] + 15
-        # an update shuffles a copy
-        require_memory(2 * args.num_envs * transition, "num_steps", args.num_steps)
-        self.obs = np.empty((*shape, *obs_space.shape), obs_space.dtype)
-        self.actions = np.empty((*shape, *action_space.shape), np.float32)
-        self.rewards, self.log_probs, self.values = (np.empty(shape, np.float32) for _ in range(3))
-        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
-        self.discounted_return = np.zeros(args.num_envs)  # of each environment's episode before the first row
-        self.num_added = 0  # rows since the last update
-
-    def add(self, obs, actions, log_probs, values, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,);
-        `final` where the action was ignored."""
-        row = self.num_added
-        self.obs[row] = obs
-        self.actions[row] = actions
-        self.log_probs[row] = log_probs
-        self.values[row] = values
-        self.rewards[row] = rewards
-        self.terminations[row] = terminations
-        self.truncations[row] = truncations
-        self.final[row] = final
-        self.num_added += 1
-
-    def discounted_returns(self) -> np.ndarray:
-        """(T, N): R_t = r_t + γ R_{t-1}, from 0 at the start of each
-        episode, whichever rollout that was in."""
-        returns, ends = np.empty(self.rewards.shape), self.terminations | self.truncations
-        for t in range(self.num_rows):
-            returns[t] = self.rewards[t] + self.gamma * self.discounted_return
-            self.discounted_return = np.where(ends[t], 0.0, returns[t])
-        return returns
-
-    def advantages(self, rewards: np.ndarray, next_values: np.ndarray) -> np.ndarray:
-        """GAE (T, N), where `next_values` (N,) are those of the observations after the last row
-        (Schulman et al. 2016, equation 16)."""
-        # A_t = δ_t + γ λ A_{t+1},  δ_t = r_t + γ V_{t+1} - V_t;
-        # V_{t+1} counts unless row t terminated, A_{t+1} unless it ended
-        next_values = np.concatenate([self.values[1:], next_values[None]])
-        advantages = rewards + self.gamma * next_values * ~self.terminations - self.values
-        discounts = self.gamma * self.gae_lambda * ~(self.terminations | self.truncations)
-        for t in reversed(range(self.num_rows - 1)):
-            advantages[t] += discounts[t] * advantages[t + 1]
-        return advantages
-
-    def arrays(self) -> dict:
-        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
-        columns = ("obs", "actions", "log_probs", "values", "rewards", "terminations", "truncations", "final")
-        filled = {name: getattr(self, name)[: self.num_added] for name in columns}
-        return filled | {"num_added": np.array(self.num_added), "discounted_return": self.discounted_return}
-
-
 # --- networks ---
 
 
@@ -392,7 +324,7 @@ class Agent(nn.Module):
         return (self(self.normalize(obs))[1] * self.return_statistics.var.sqrt()).cpu().numpy()
 
     def update(
-        self, buffer: RolloutBuffer, next_obs: np.ndarray, rng: np.random.Generator
+        self, buffer: "RolloutBuffer", next_obs: np.ndarray, rng: np.random.Generator
     ) -> dict[str, Tensor]:
         """Learns from a full buffer, after which came `next_obs`, and empties it."""
         args, to_tensor = self.args, partial(torch.as_tensor, device=self.device)
@@ -473,6 +405,74 @@ class Agent(nn.Module):
         gradient.mul_((self.args.max_grad_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0))
         self.optimizer.step()
         return parts
+
+
+# --- rollout buffer ---
+
+
+class RolloutBuffer:
+    """T rows of N environments, in the order in which they came: the
+    observation that follows row t is row t + 1's.
+
+    The vector environment returns an episode's final observation, then ignores an action to
+    reset: that row is marked `final`. Its value is what a truncated episode bootstraps
+    from; nothing else of it is learned from.
+    """
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box):
+        shape = args.num_steps, args.num_envs
+        self.num_rows, self.gamma, self.gae_lambda = args.num_steps, args.gamma, args.gae_lambda
+        # bytes
+        transition = math.prod(obs_space.shape) * obs_space.dtype.itemsize + 4 * action_space.shape[0] + 15
+        # an update shuffles a copy
+        require_memory(2 * args.num_envs * transition, "num_steps", args.num_steps)
+        self.obs = np.empty((*shape, *obs_space.shape), obs_space.dtype)
+        self.actions = np.empty((*shape, *action_space.shape), np.float32)
+        self.rewards, self.log_probs, self.values = (np.empty(shape, np.float32) for _ in range(3))
+        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
+        self.discounted_return = np.zeros(args.num_envs)  # of each environment's episode before the first row
+        self.num_added = 0  # rows since the last update
+
+    def add(self, obs, actions, log_probs, values, rewards, terminations, truncations, final):
+        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,);
+        `final` where the action was ignored."""
+        row = self.num_added
+        self.obs[row] = obs
+        self.actions[row] = actions
+        self.log_probs[row] = log_probs
+        self.values[row] = values
+        self.rewards[row] = rewards
+        self.terminations[row] = terminations
+        self.truncations[row] = truncations
+        self.final[row] = final
+        self.num_added += 1
+
+    def discounted_returns(self) -> np.ndarray:
+        """(T, N): R_t = r_t + γ R_{t-1}, from 0 at the start of each
+        episode, whichever rollout that was in."""
+        returns, ends = np.empty(self.rewards.shape), self.terminations | self.truncations
+        for t in range(self.num_rows):
+            returns[t] = self.rewards[t] + self.gamma * self.discounted_return
+            self.discounted_return = np.where(ends[t], 0.0, returns[t])
+        return returns
+
+    def advantages(self, rewards: np.ndarray, next_values: np.ndarray) -> np.ndarray:
+        """GAE (T, N), where `next_values` (N,) are those of the observations after the last row
+        (Schulman et al. 2016, equation 16)."""
+        # A_t = δ_t + γ λ A_{t+1},  δ_t = r_t + γ V_{t+1} - V_t;
+        # V_{t+1} counts unless row t terminated, A_{t+1} unless it ended
+        next_values = np.concatenate([self.values[1:], next_values[None]])
+        advantages = rewards + self.gamma * next_values * ~self.terminations - self.values
+        discounts = self.gamma * self.gae_lambda * ~(self.terminations | self.truncations)
+        for t in reversed(range(self.num_rows - 1)):
+            advantages[t] += discounts[t] * advantages[t + 1]
+        return advantages
+
+    def arrays(self) -> dict:
+        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
+        columns = ("obs", "actions", "log_probs", "values", "rewards", "terminations", "truncations", "final")
+        filled = {name: getattr(self, name)[: self.num_added] for name in columns}
+        return filled | {"num_added": np.array(self.num_added), "discounted_return": self.discounted_return}
 
 
 # --- training ---

@@ -116,158 +116,6 @@ PRESETS = {
 }
 
 
-# --- replay buffer ---
-
-
-class Batch(NamedTuple):
-    """B transitions; `rewards` sums up to n of them, and the return beyond is
-    worth `gammas` times that of `next_obs`."""
-
-    obs: Tensor  # (B, *obs_shape), float32 or uint8
-    actions: Tensor  # (B, D) int64, the bin of each action dimension
-    rewards: Tensor  # (B,)
-    next_obs: Tensor  # (B, *obs_shape)
-    terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
-    gammas: Tensor  # (B,) gamma ** number of rewards summed
-    weights: Tensor  # (B,) [per] importance weights
-    nodes: Tensor  # (B,) int64 [per] where their priorities are
-
-
-class ReplayBuffer:
-    """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
-
-    The vector environment returns an episode's final observation, then ignores an action to reset:
-    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
-    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
-    age). At 84x84 gray, 7.1 kB a transition.
-    """
-
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
-        self.num_envs, self.gamma, self.device = args.num_envs, args.gamma, device
-        self.n_step = args.n_step if "n-step" in args.components else 1  # [n-step]
-        self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
-        self.num_rows = args.buffer_size // args.num_envs
-        shortest = args.num_envs * (self.stack + self.n_step + 1)
-        require(
-            args.buffer_size >= shortest,
-            "buffer_size",
-            args.buffer_size,
-            f"at least {shortest} for one whole window",
-        )
-        self.obs_shape = obs_space.shape
-        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
-        frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
-        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * math.prod(action_space.shape) + 40
-        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
-        self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
-        # D = 1 if Discrete
-        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)
-        self.rewards = np.empty(shape, np.float32)
-        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
-        self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
-        self.num_added = 0  # rows, ever
-        # [per] Priorities are the leaves of a binary tree, node i the sum of nodes 2i and 2i + 1.
-        # Without [per] all of them are equal.
-        self.num_leaves = 2 ** math.ceil(math.log2(self.num_rows * self.num_envs))
-        self.max_priority = np.ones(1)
-        self.tree, self.exponent = np.zeros(2 * self.num_leaves), 0.5 if "per" in args.components else 0.0
-        # a view
-        self.priorities = self.tree[self.num_leaves :][: self.num_rows * self.num_envs].reshape(shape)
-
-    @property
-    def size(self) -> int:
-        """Rows filled."""
-        return min(self.num_added, self.num_rows)
-
-    def add(self, obs, actions, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,);
-        `final` where the action was ignored."""
-        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
-        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
-        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
-        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
-        self.actions[row] = torch.as_tensor(actions)
-        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
-        self.final[row] = final
-        # [per] A row gets the largest priority once n rows are ahead of it, and
-        # loses it with the first frame of its stack.
-        ready, head = (row - self.n_step) % self.num_rows, (row + np.arange(self.stack)) % self.num_rows
-        self.priorities[ready] = (
-            np.where(self.final[ready], 0, self.max_priority) if self.num_added >= self.n_step else 0
-        )
-        self.priorities[head] = 0
-        self._sum_up(
-            self.num_leaves
-            + (np.append(ready, head)[:, None] * self.num_envs + np.arange(self.num_envs)).ravel()
-        )
-        self.num_added += 1
-
-    def sample(self, batch_size: int, rng: np.random.Generator, beta: float = 1.0) -> Batch:
-        """Of the rows that can start a window (not final, whole stack behind, n
-        rows ahead of it written): by priority."""
-        # [per] P(i) = p_i / Σ p, one draw from each of B equal shares of the sum;  w_i = (P_min / P_i) ** β
-        sums = (np.arange(batch_size) + rng.random(batch_size)) * self.tree[1] / batch_size
-        nodes = np.ones(batch_size, int)
-        while nodes[0] < self.num_leaves:
-            # from the root to where the running sum of priorities passes `sums`
-            left = self.tree[2 * nodes]
-            # rounding must not lead to a priority of 0
-            goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)
-            nodes, sums = 2 * nodes + goes_right, sums - left * goes_right
-        rows, envs = np.divmod(nodes - self.num_leaves, self.num_envs)
-        weights = (self.tree[nodes].min() / self.tree[nodes]) ** beta
-
-        # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
-        window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
-        terminations, rewards = self.terminations[window], self.rewards[window]
-        ends = terminations | self.truncations[window]
-        alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
-        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
-        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
-        return Batch(
-            self._stacks(rows, envs),
-            self._gather(self.actions, rows, envs).long(),
-            to_tensor((discounts * rewards * alive).sum(axis=1)),
-            self._stacks(rows + steps, envs),
-            to_tensor((terminations & alive).any(axis=1)),
-            to_tensor(self.gamma**steps),
-            to_tensor(weights),
-            torch.as_tensor(nodes),
-        )
-
-    def update_priorities(self, nodes: Tensor, td_errors: Tensor):  # [per]
-        """p = (|δ| + ε) ** α for the rows of a batch."""
-        self.tree[nodes] = (td_errors.abs().cpu().numpy() + 1e-6) ** self.exponent
-        self.max_priority = np.maximum(self.max_priority, self.tree[nodes].max())
-        self._sum_up(nodes.numpy())
-
-    def _sum_up(self, nodes: np.ndarray):  # [per] of every node above these leaves, level by level
-        while nodes[0] > 1:
-            nodes = nodes // 2
-            self.tree[nodes] = self.tree[2 * nodes] + self.tree[2 * nodes + 1]
-
-    def _stacks(self, rows, envs) -> Tensor:
-        # (B, stack), oldest first
-        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
-        return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
-
-    def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        return (
-            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
-        )
-
-    def arrays(self) -> dict:
-        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
-        columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
-        filled = {name: getattr(self, name)[: self.size] for name in columns}
-        return filled | {
-            "num_added": np.array(self.num_added),
-            "tree": self.tree,
-            "max_priority": self.max_priority,
-        }
-
-
 # --- networks ---
 
 
@@ -350,6 +198,20 @@ class QNetwork(nn.Module):
 
 
 # --- agent ---
+
+
+class Batch(NamedTuple):
+    """B transitions; `rewards` sums up to n of them, and the return beyond is
+    worth `gammas` times that of `next_obs`."""
+
+    obs: Tensor  # (B, *obs_shape), float32 or uint8
+    actions: Tensor  # (B, D) int64, the bin of each action dimension
+    rewards: Tensor  # (B,)
+    next_obs: Tensor  # (B, *obs_shape)
+    terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
+    gammas: Tensor  # (B,) gamma ** number of rewards summed
+    weights: Tensor  # (B,) [per] importance weights
+    nodes: Tensor  # (B,) int64 [per] where their priorities are
 
 
 class Agent(nn.Module):
@@ -487,6 +349,144 @@ class Agent(nn.Module):
         return td_errors.detach(), metrics | {
             "losses/qf_loss": qf_loss.detach(),
             "losses/q": q.detach().mean(),
+        }
+
+
+# --- replay buffer ---
+
+
+class ReplayBuffer:
+    """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
+
+    The vector environment returns an episode's final observation, then ignores an action to reset:
+    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
+    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
+    age). At 84x84 gray, 7.1 kB a transition.
+    """
+
+    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
+        self.num_envs, self.gamma, self.device = args.num_envs, args.gamma, device
+        self.n_step = args.n_step if "n-step" in args.components else 1  # [n-step]
+        self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
+        self.num_rows = args.buffer_size // args.num_envs
+        shortest = args.num_envs * (self.stack + self.n_step + 1)
+        require(
+            args.buffer_size >= shortest,
+            "buffer_size",
+            args.buffer_size,
+            f"at least {shortest} for one whole window",
+        )
+        self.obs_shape = obs_space.shape
+        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
+        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * math.prod(action_space.shape) + 40
+        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
+        self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
+        # D = 1 if Discrete
+        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)
+        self.rewards = np.empty(shape, np.float32)
+        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
+        self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
+        self.num_added = 0  # rows, ever
+        # [per] Priorities are the leaves of a binary tree, node i the sum of nodes 2i and 2i + 1.
+        # Without [per] all of them are equal.
+        self.num_leaves = 2 ** math.ceil(math.log2(self.num_rows * self.num_envs))
+        self.max_priority = np.ones(1)
+        self.tree, self.exponent = np.zeros(2 * self.num_leaves), 0.5 if "per" in args.components else 0.0
+        # a view
+        self.priorities = self.tree[self.num_leaves :][: self.num_rows * self.num_envs].reshape(shape)
+
+    @property
+    def size(self) -> int:
+        """Rows filled."""
+        return min(self.num_added, self.num_rows)
+
+    def add(self, obs, actions, rewards, terminations, truncations, final):
+        """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,);
+        `final` where the action was ignored."""
+        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
+        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
+        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
+        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
+        self.actions[row] = torch.as_tensor(actions)
+        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.final[row] = final
+        # [per] A row gets the largest priority once n rows are ahead of it, and
+        # loses it with the first frame of its stack.
+        ready, head = (row - self.n_step) % self.num_rows, (row + np.arange(self.stack)) % self.num_rows
+        self.priorities[ready] = (
+            np.where(self.final[ready], 0, self.max_priority) if self.num_added >= self.n_step else 0
+        )
+        self.priorities[head] = 0
+        self._sum_up(
+            self.num_leaves
+            + (np.append(ready, head)[:, None] * self.num_envs + np.arange(self.num_envs)).ravel()
+        )
+        self.num_added += 1
+
+    def sample(self, batch_size: int, rng: np.random.Generator, beta: float = 1.0) -> Batch:
+        """Of the rows that can start a window (not final, whole stack behind, n
+        rows ahead of it written): by priority."""
+        # [per] P(i) = p_i / Σ p, one draw from each of B equal shares of the sum;  w_i = (P_min / P_i) ** β
+        sums = (np.arange(batch_size) + rng.random(batch_size)) * self.tree[1] / batch_size
+        nodes = np.ones(batch_size, int)
+        while nodes[0] < self.num_leaves:
+            # from the root to where the running sum of priorities passes `sums`
+            left = self.tree[2 * nodes]
+            # rounding must not lead to a priority of 0
+            goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)
+            nodes, sums = 2 * nodes + goes_right, sums - left * goes_right
+        rows, envs = np.divmod(nodes - self.num_leaves, self.num_envs)
+        weights = (self.tree[nodes].min() / self.tree[nodes]) ** beta
+
+        # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
+        window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
+        terminations, rewards = self.terminations[window], self.rewards[window]
+        ends = terminations | self.truncations[window]
+        alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
+        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
+        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
+        return Batch(
+            self._stacks(rows, envs),
+            self._gather(self.actions, rows, envs).long(),
+            to_tensor((discounts * rewards * alive).sum(axis=1)),
+            self._stacks(rows + steps, envs),
+            to_tensor((terminations & alive).any(axis=1)),
+            to_tensor(self.gamma**steps),
+            to_tensor(weights),
+            torch.as_tensor(nodes),
+        )
+
+    def update_priorities(self, nodes: Tensor, td_errors: Tensor):  # [per]
+        """p = (|δ| + ε) ** α for the rows of a batch."""
+        self.tree[nodes] = (td_errors.abs().cpu().numpy() + 1e-6) ** self.exponent
+        self.max_priority = np.maximum(self.max_priority, self.tree[nodes].max())
+        self._sum_up(nodes.numpy())
+
+    def _sum_up(self, nodes: np.ndarray):  # [per] of every node above these leaves, level by level
+        while nodes[0] > 1:
+            nodes = nodes // 2
+            self.tree[nodes] = self.tree[2 * nodes] + self.tree[2 * nodes + 1]
+
+    def _stacks(self, rows, envs) -> Tensor:
+        # (B, stack), oldest first
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
+        return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
+
+    def _gather(self, column: Tensor, rows, envs) -> Tensor:
+        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
+        return (
+            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        )
+
+    def arrays(self) -> dict:
+        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
+        columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
+        filled = {name: getattr(self, name)[: self.size] for name in columns}
+        return filled | {
+            "num_added": np.array(self.num_added),
+            "tree": self.tree,
+            "max_priority": self.max_priority,
         }
 
 

@@ -113,118 +113,6 @@ PRESETS = {
 }
 
 
-# --- replay buffer ---
-
-
-class Batch(NamedTuple):
-    """B transitions; `rewards` sums up to n of them, and the return beyond is
-    worth `gammas` times that of `next_obs`."""
-
-    obs: Tensor  # (B, *obs_shape), float32 or uint8
-    actions: Tensor  # (B, A)
-    rewards: Tensor  # (B,)
-    next_obs: Tensor  # (B, *obs_shape)
-    terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
-    gammas: Tensor  # (B,) gamma ** number of rewards summed
-
-
-class ReplayBuffer:
-    """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
-
-    The vector environment returns an episode's final observation, then ignores an action to reset:
-    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
-    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
-    age). At 84x84 gray, 7.1 kB a transition.
-    """
-
-    def __init__(
-        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
-    ):
-        self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
-        self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
-        self.num_rows = args.buffer_size // args.num_envs
-        shortest = args.num_envs * (self.stack + self.n_step + 1)
-        require(
-            args.buffer_size >= shortest,
-            "buffer_size",
-            args.buffer_size,
-            f"at least {shortest} for one whole window",
-        )
-        self.obs_shape = obs_space.shape
-        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
-        frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
-        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_space.shape[0] + 8
-        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
-        self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
-        self.actions = torch.empty((*shape, *action_space.shape), device=storage)
-        self.rewards = np.empty(shape, np.float32)
-        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
-        self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
-        self.num_added = 0  # rows, ever
-
-    @property
-    def size(self) -> int:
-        """Rows filled."""
-        return min(self.num_added, self.num_rows)
-
-    def add(self, obs, actions, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,);
-        `final` where the action was ignored."""
-        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
-        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
-        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
-        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
-        self.actions[row] = torch.as_tensor(actions)
-        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
-        self.final[row] = final
-        self.num_added += 1
-
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        """Uniform over the rows that can start a window: not final, whole stack
-        behind, n rows ahead of it written."""
-        oldest = self.num_added - self.size
-        # [first, last)
-        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step
-        rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
-        while (redraw := self.final[rows % self.num_rows, envs]).any():
-            rows[redraw] = rng.integers(first, last, redraw.sum())
-            envs[redraw] = rng.integers(0, self.num_envs, redraw.sum())
-
-        # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
-        window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
-        terminations, rewards = self.terminations[window], self.rewards[window]
-        ends = terminations | self.truncations[window]
-        alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
-        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
-        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
-        return Batch(
-            self._stacks(rows, envs),
-            self._gather(self.actions, rows, envs),
-            to_tensor((discounts * rewards * alive).sum(axis=1)),
-            self._stacks(rows + steps, envs),
-            to_tensor((terminations & alive).any(axis=1)),
-            to_tensor(self.gamma**steps),
-        )
-
-    def _stacks(self, rows, envs) -> Tensor:
-        # (B, stack), oldest first
-        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
-        return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
-
-    def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        return (
-            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
-        )
-
-    def arrays(self) -> dict:
-        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
-        columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
-        return {name: getattr(self, name)[: self.size] for name in columns} | {
-            "num_added": np.array(self.num_added)
-        }
-
-
 # --- networks ---
 
 
@@ -312,6 +200,18 @@ class TwinCritic(nn.Module):
 
 
 # --- agent ---
+
+
+class Batch(NamedTuple):
+    """B transitions; `rewards` sums up to n of them, and the return beyond is
+    worth `gammas` times that of `next_obs`."""
+
+    obs: Tensor  # (B, *obs_shape), float32 or uint8
+    actions: Tensor  # (B, A)
+    rewards: Tensor  # (B,)
+    next_obs: Tensor  # (B, *obs_shape)
+    terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
+    gammas: Tensor  # (B,) gamma ** number of rewards summed
 
 
 class Agent(nn.Module):
@@ -430,6 +330,106 @@ class Agent(nn.Module):
     def update_targets(self):
         # θ̄ ← τ θ + (1 - τ) θ̄
         torch._foreach_lerp_(self.target_tensors, self.online_tensors, self.args.tau)
+
+
+# --- replay buffer ---
+
+
+class ReplayBuffer:
+    """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
+
+    The vector environment returns an episode's final observation, then ignores an action to reset:
+    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
+    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
+    age). At 84x84 gray, 7.1 kB a transition.
+    """
+
+    def __init__(
+        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
+    ):
+        self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
+        self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
+        self.num_rows = args.buffer_size // args.num_envs
+        shortest = args.num_envs * (self.stack + self.n_step + 1)
+        require(
+            args.buffer_size >= shortest,
+            "buffer_size",
+            args.buffer_size,
+            f"at least {shortest} for one whole window",
+        )
+        self.obs_shape = obs_space.shape
+        frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
+        frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
+        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_space.shape[0] + 8
+        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
+        self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
+        self.actions = torch.empty((*shape, *action_space.shape), device=storage)
+        self.rewards = np.empty(shape, np.float32)
+        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
+        self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
+        self.num_added = 0  # rows, ever
+
+    @property
+    def size(self) -> int:
+        """Rows filled."""
+        return min(self.num_added, self.num_rows)
+
+    def add(self, obs, actions, rewards, terminations, truncations, final):
+        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,);
+        `final` where the action was ignored."""
+        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
+        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
+        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
+        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
+        self.actions[row] = torch.as_tensor(actions)
+        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.final[row] = final
+        self.num_added += 1
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+        """Uniform over the rows that can start a window: not final, whole stack
+        behind, n rows ahead of it written."""
+        oldest = self.num_added - self.size
+        # [first, last)
+        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step
+        rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
+        while (redraw := self.final[rows % self.num_rows, envs]).any():
+            rows[redraw] = rng.integers(first, last, redraw.sum())
+            envs[redraw] = rng.integers(0, self.num_envs, redraw.sum())
+
+        # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
+        window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
+        terminations, rewards = self.terminations[window], self.rewards[window]
+        ends = terminations | self.truncations[window]
+        alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
+        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
+        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
+        return Batch(
+            self._stacks(rows, envs),
+            self._gather(self.actions, rows, envs),
+            to_tensor((discounts * rewards * alive).sum(axis=1)),
+            self._stacks(rows + steps, envs),
+            to_tensor((terminations & alive).any(axis=1)),
+            to_tensor(self.gamma**steps),
+        )
+
+    def _stacks(self, rows, envs) -> Tensor:
+        # (B, stack), oldest first
+        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
+        return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
+
+    def _gather(self, column: Tensor, rows, envs) -> Tensor:
+        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
+        return (
+            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
+        )
+
+    def arrays(self) -> dict:
+        """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
+        columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
+        return {name: getattr(self, name)[: self.size] for name in columns} | {
+            "num_added": np.array(self.num_added)
+        }
 
 
 # --- training ---

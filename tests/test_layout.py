@@ -1,11 +1,13 @@
 """What may import what, and how long and wide a file may be, read off the sources."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers import SCRIPTS as ALGORITHMS
 
 PACKAGE = ROOT / "cleanrl_cc"
 SCRIPTS = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
@@ -40,6 +42,13 @@ def test_helpers_import_only_downwards():
     order = list(TopologicalSorter(graph).static_order())  # a cycle has none, and is named
     assert set(order) == set(graph)
     assert graph["cleanrl_cc.common.errors"] == set()
+
+
+@pytest.mark.parametrize("script", ALGORITHMS)
+def test_the_update_comes_before_what_serves_it(script):
+    rulers = re.findall(r"^# --- (.*) ---$", (PACKAGE / f"{script}.py").read_text(), re.M)
+    buffer = "rollout buffer" if script == "ppo_continuous" else "replay buffer"
+    assert rulers == ["arguments", "networks", "agent", buffer, "training"]
 
 
 @pytest.mark.parametrize("path", HELPERS, ids=lambda path: path.stem)
