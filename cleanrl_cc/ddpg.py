@@ -34,6 +34,7 @@ from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import Fp32Linear, place_buffer, start_torch
+from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 
 # --- arguments ---
@@ -42,49 +43,49 @@ from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 @dataclass
 class Args(RunArgs):
     # Replay
-    buffer_size: int = 1_000_000
+    buffer_size: Count = 1_000_000
     """transitions kept"""
-    batch_size: int = 256
+    batch_size: Size = 256
     """transitions per update"""
-    learning_starts: int = 5_000
+    learning_starts: Steps = 5_000
     """first actions, uniform in [-1, 1]; updates begin after them"""
-    updates_per_step: float = 1.0
+    updates_per_step: Nonnegative = 1.0
     """updates per transition, whatever num_envs"""
-    n_step: int = 1
+    n_step: Small = 1
     """rewards summed before bootstrapping"""
 
     # DDPG
-    gamma: float = 0.99
+    gamma: Unit = 0.99
     """discount per agent step"""
-    tau: float = 0.005
+    tau: Unit = 0.005
     """share of the online networks that the targets take over at each update"""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam's, for actor and critic"""
-    hidden_dim: int = 256
+    hidden_dim: Width = 256
     """width of the two hidden layers of actor and critic"""
     batch_norm: bool = False
     """batch normalisation of the state and of the actor's layers"""
-    reward_scale: float = 1.0
+    reward_scale: Positive = 1.0
     """factor on rewards before they are learned from"""
 
     # Exploration
     exploration_noise_type: Literal["gaussian", "ou"] = "gaussian"
     """ou: an Ornstein-Uhlenbeck process, whose steps are correlated in time"""
-    exploration_noise: float = 0.1
+    exploration_noise: Nonnegative = 0.1
     """standard deviation of the noise on actions at the first step"""
-    final_exploration_noise: float | None = None
+    final_exploration_noise: Nonnegative | None = None
     """and from `exploration_steps` on, linear in between; None: the same"""
-    exploration_steps: int = 100_000
+    exploration_steps: Count = 100_000
     """global steps until the noise has its final value"""
 
     # Pixels
-    encoder_channels: int = 32
+    encoder_channels: Small = 32
     """channels of the first convolution; the other two have twice as many"""
-    feature_dim: int = 50
+    feature_dim: Width = 50
     """width of the normalised features that actor and critic read the encoding through"""
     random_shift: bool = True
     """shift images at random; --no-random-shift: a plain convolutional network"""
-    shift_pad: int = 4
+    shift_pad: Small = 4
     """largest shift in pixels"""
 
 
@@ -437,19 +438,7 @@ class ReplayBuffer:
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = (
-        "buffer_size",
-        "batch_size",
-        "n_step",
-        "hidden_dim",
-        "encoder_channels",
-        "feature_dim",
-        "shift_pad",
-    )
-    noises = ("exploration_noise", "final_exploration_noise")
-    zero = ("learning_starts", "updates_per_step", *noises)
-    positive = ("learning_rate", "reward_scale", "exploration_steps")
-    check_args(args, counts, zero, in_unit_interval=("gamma", "tau"), positive=positive)
+    check_args(args)
     require(
         args.batch_size >= 2 or not args.batch_norm,
         "batch_size",

@@ -33,6 +33,7 @@ from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import place_buffer, start_torch
+from cleanrl_cc.common.ranges import Bins, Count, Nonnegative, Positive, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 
 # --- arguments ---
@@ -41,43 +42,43 @@ from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 @dataclass
 class Args(RunArgs):
     # Replay
-    buffer_size: int = 100_000
+    buffer_size: Count = 100_000
     """transitions kept"""
-    batch_size: int = 32
+    batch_size: Size = 32
     """transitions per update"""
-    learning_starts: int = 5_000
+    learning_starts: Steps = 5_000
     """first actions, uniform; updates begin after them"""
-    updates_per_step: float = 0.25
+    updates_per_step: Nonnegative = 0.25
     """updates per transition, whatever num_envs"""
-    n_step: int = 1
+    n_step: Small = 1
     """rewards summed before bootstrapping"""
 
     # DQN
-    bins: int = 3
+    bins: Bins = 3
     """values per dimension of a continuous action, evenly spaced in [-1, 1]"""
-    gamma: float = 0.99
+    gamma: Unit = 0.99
     """discount per agent step"""
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """Adam's"""
-    target_update_frequency: int = 250
+    target_update_frequency: Count = 250
     """updates between copies of the online network to the target network"""
-    epsilon_end: float = 0.05
+    epsilon_end: Unit = 0.05
     """last share of random actions"""
-    epsilon_steps: int = 50_000
+    epsilon_steps: Count = 50_000
     """global steps, after learning_starts, in which that share falls from 1"""
     loss: Literal["huber", "mse"] = "huber"
     """of the temporal difference"""
-    hidden_dim: int = 512
+    hidden_dim: Width = 512
     """width of the hidden layer after the encoder, and of the encoder of states"""
-    reward_scale: float = 1.0
+    reward_scale: Positive = 1.0
     """factor on rewards before they are learned from"""
 
     # Pixels
-    encoder_channels: int = 32
+    encoder_channels: Small = 32
     """channels of the first convolution; the other two have twice as many"""
     random_shift: bool = False
     """shift the images of each batch at random"""
-    shift_pad: int = 4
+    shift_pad: Small = 4
     """largest shift in pixels"""
 
 
@@ -365,25 +366,7 @@ class ReplayBuffer:
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = (
-        "buffer_size",
-        "batch_size",
-        "n_step",
-        "hidden_dim",
-        "encoder_channels",
-        "target_update_frequency",
-        "shift_pad",
-    )
-    zero = ("learning_starts", "updates_per_step")
-    positive = ("learning_rate", "reward_scale", "epsilon_steps")
-    check_args(
-        args,
-        counts,
-        zero,
-        in_unit_interval=("gamma", "epsilon_end"),
-        positive=positive,
-        at_least_two=("bins",),
-    )
+    check_args(args)
     envs = make_vector_env(args)
     device = start_torch(
         args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)

@@ -34,6 +34,7 @@ from cleanrl_cc.common.distributed import average_gradients, connect, moments, s
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import Fp32Linear, flatten, require_memory, start_torch
+from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Real, Size, Small, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 
 # --- arguments ---
@@ -42,34 +43,34 @@ from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 @dataclass
 class Args(RunArgs):
     # Rollout
-    num_steps: int = 2048
+    num_steps: Count = 2048
     """steps of each environment between updates"""
-    gamma: float = 0.99
+    gamma: Unit = 0.99
     """discount per agent step"""
-    gae_lambda: float = 0.95
+    gae_lambda: Unit = 0.95
     """GAE's λ: 0 trusts the value function, 1 the rewards"""
     normalize: bool = True
     """vectors to mean 0 and variance 1, rewards by the standard deviation of the discounted
     return; both are clipped to [-10, 10]"""
 
     # PPO
-    num_epochs: int = 10
+    num_epochs: Small = 10
     """passes over a rollout"""
-    num_minibatches: int = 32
+    num_minibatches: Size = 32
     """gradient steps per pass"""
-    clip_coef: float = 0.2
+    clip_coef: Positive = 0.2
     """ε: the surrogate stops paying for probability ratios outside 1 ± ε"""
-    clip_value: float | None = None
+    clip_value: Positive | None = None
     """how far a value prediction may move from the one made while playing; None: any distance"""
-    ent_coef: float = 0.0
+    ent_coef: Nonnegative = 0.0
     """weight of the entropy bonus"""
-    vf_coef: float = 0.5
+    vf_coef: Nonnegative = 0.5
     """weight of the value loss"""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """gradients are scaled down to this norm"""
-    target_kl: float | None = None
+    target_kl: Positive | None = None
     """end an update after an epoch whose policy is further than this from the one that played; None: never"""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam's"""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """linear, cosine: the learning rate falls to 0 at the last step"""
@@ -78,15 +79,15 @@ class Args(RunArgs):
     action_distribution: Literal["normal", "beta"] = "normal"
     """normal: unbounded, one standard deviation for all states; beta: of bounded
     support, its width depends on the state"""
-    initial_log_std: float = 0.0
+    initial_log_std: Real = 0.0
     """of the normal distribution"""
-    hidden_dim: int = 64
+    hidden_dim: Width = 64
     """width of the two hidden layers of actor and critic on vectors"""
     activation: Literal["tanh", "relu"] = "tanh"
     """between the layers of actor and critic on vectors"""
-    encoder_channels: int = 32
+    encoder_channels: Small = 32
     """channels of the first convolution; the other two have twice as many"""
-    feature_dim: int = 512
+    feature_dim: Width = 512
     """width of the encoder's output, which actor and critic read by one linear layer each"""
 
 
@@ -480,11 +481,7 @@ class RolloutBuffer:
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = ("num_steps", "num_epochs", "num_minibatches", "hidden_dim", "encoder_channels", "feature_dim")
-    positive = ("learning_rate", "clip_coef", "clip_value", "target_kl", "max_grad_norm")
-    check_args(
-        args, counts, ("ent_coef", "vf_coef"), in_unit_interval=("gamma", "gae_lambda"), positive=positive
-    )
+    check_args(args)
     most = args.num_envs * (args.num_steps // 2) // 2
     require(
         args.num_minibatches <= most,

@@ -31,6 +31,7 @@ from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import Fp32Linear, place_buffer, start_torch
+from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Real, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 
 # --- arguments ---
@@ -39,47 +40,47 @@ from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 @dataclass
 class Args(RunArgs):
     # Replay
-    buffer_size: int = 1_000_000
+    buffer_size: Count = 1_000_000
     """transitions kept"""
-    batch_size: int = 256
+    batch_size: Size = 256
     """transitions per update"""
-    learning_starts: int = 5_000
+    learning_starts: Steps = 5_000
     """first actions, uniform in [-1, 1]; updates begin after them"""
-    updates_per_step: float = 1.0
+    updates_per_step: Nonnegative = 1.0
     """updates per transition, whatever num_envs"""
-    n_step: int = 1
+    n_step: Small = 1
     """rewards summed before bootstrapping"""
 
     # SAC
-    gamma: float = 0.99
+    gamma: Unit = 0.99
     """discount per agent step"""
-    tau: float = 0.005
+    tau: Unit = 0.005
     """share of the online critic that the target takes over at each update"""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam's, for actor, critic and temperature"""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """linear: the learning rate falls to 0 at the last step"""
-    hidden_dim: int = 256
+    hidden_dim: Width = 256
     """width of the two hidden layers of actor and critic"""
-    initial_alpha: float = 1.0
+    initial_alpha: Positive = 1.0
     """first temperature"""
-    target_entropy: float | None = None
+    target_entropy: Real | None = None
     """entropy the temperature aims at; None: minus the number of action dimensions"""
-    reward_scale: float = 1.0
+    reward_scale: Positive = 1.0
     """factor on rewards before they are learned from"""
 
     # Policy average
-    policy_average: float = 0.0
+    policy_average: Unit = 0.0
     """share of the policy that its average takes over at each update; evaluations play it; 0: none"""
 
     # Pixels
-    encoder_channels: int = 32
+    encoder_channels: Small = 32
     """channels of the first convolution; the other two have twice as many"""
-    feature_dim: int = 50
+    feature_dim: Width = 50
     """width of the normalised features that actor and critic read the encoding through"""
     random_shift: bool = True
     """shift images at random; --no-random-shift: a plain convolutional network"""
-    shift_pad: int = 4
+    shift_pad: Small = 4
     """largest shift in pixels"""
 
 
@@ -449,18 +450,7 @@ class ReplayBuffer:
 
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
-    counts = (
-        "buffer_size",
-        "batch_size",
-        "n_step",
-        "hidden_dim",
-        "encoder_channels",
-        "feature_dim",
-        "shift_pad",
-    )
-    zero = ("learning_starts", "updates_per_step")
-    positive = ("learning_rate", "initial_alpha", "reward_scale")
-    check_args(args, counts, zero, in_unit_interval=("gamma", "tau", "policy_average"), positive=positive)
+    check_args(args)
     envs = make_vector_env(args, continuous=True)
     device = start_torch(
         args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)

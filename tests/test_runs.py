@@ -16,7 +16,6 @@ import time
 from dataclasses import asdict
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import get_type_hints
 
 import imageio.v2 as imageio
 import numpy as np
@@ -545,15 +544,6 @@ def test_scripts_share_run_fields_and_rulers(name):
         r"^# --- (.*) ---$", SOURCES[name].replace("rollout buffer", "replay buffer"), re.MULTILINE
     )
     assert rulers == ["arguments", "replay buffer", "networks", "agent", "training"]
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_defaults_and_presets_have_exactly_their_types(script):
-    module = load_script(script)
-    kinds = get_type_hints(module.Args)
-    for key, changes in {"": {}, **module.PRESETS}.items():
-        for name, value in vars(module.Args(**changes)).items():
-            assert arguments.fits(value, kinds[name]), f"{key} {name}: {value!r} is no {kinds[name]}"
 
 
 OFF_POLICY = ("sac_drq", "td3", "ddpg", "dqn_atari_style", "rainbow")

@@ -3,18 +3,19 @@ presets, and what a resumed run may change."""
 
 import argparse
 import fnmatch
-import math
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
 import tyro
 
 from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module
 from cleanrl_cc.common.config import read_config
 from cleanrl_cc.common.errors import InputError, require
+from cleanrl_cc.common.ranges import Count, Range, Size, Small, Steps, expected
+
+# --- the fields of every run ---
 
 
 @dataclass
@@ -23,33 +24,33 @@ class RunArgs:
 
     env_id: str = "CarRacing-v3"
     """any Gymnasium id: Box2D, MuJoCo, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
-    seed: int = 1
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 1
     """seeds Python, NumPy, torch and every training environment"""
-    total_timesteps: int = 1_000_000
+    total_timesteps: Count = 1_000_000
     """environment transitions the agent chooses an action for, summed over parallel environments"""
-    num_envs: int = 1
+    num_envs: Size = 1
     """parallel environments, spread over a process per core"""
     obs: Literal["auto", "pixels", "state"] = "auto"
     """what the agent sees; auto: pixels where the environment emits images, else state"""
     action_set: Literal["auto", "native", "five"] = "auto"
     """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own;
     five: CarRacing's five discrete actions"""
-    action_repeat: int = 1
+    action_repeat: Small = 1
     """environment steps per agent step; rewards are summed, only the last frame is rendered"""
-    frame_stack: int = 4
+    frame_stack: Annotated[int, Range(1, 255)] = 4
     """newest frames in a pixel observation"""
-    image_size: int = 84
+    image_size: Small = 84
     """height and width of pixel observations"""
     grayscale: bool = True
     """one channel per frame instead of three"""
     training_wrappers: tuple[str, ...] = ()
     """wrappers of training environments alone, from the inside: RoadRules, or module:Class,argument=1.5"""
-    patience: int = 0
+    patience: Steps = 0
     """truncate a training episode after so many agent steps without a positive
     reward; 0: never. Evaluations ignore it"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1"""
-    num_threads: int | None = None
+    num_threads: Small | None = None
     """torch threads; None: torch decides"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocasts all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
@@ -66,11 +67,11 @@ class RunArgs:
     resume: str | None = None
     """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow.
     If its environment is my_module:MyEnv-v0, --env-id must say so again: it runs that module's code"""
-    checkpoint_frequency: int = 25_000
+    checkpoint_frequency: Steps = 25_000
     """global steps between checkpoints; 0: only at the end and when stopped"""
-    eval_frequency: int = 10_000
+    eval_frequency: Steps = 10_000
     """global steps between evaluations; 0: only at the end"""
-    eval_episodes: int = 10
+    eval_episodes: Size = 10
     """deterministic episodes per evaluation"""
     capture_video: bool = False
     """film the first episode of each evaluation"""
@@ -144,53 +145,20 @@ def resume_args(cls: type, path: str):
     checkpoint = load_checkpoint(path, algorithm=script_name(cls))
     try:
         args = cls(**checkpoint["args"] | {"resume": str(path)})
-        for name, kind in get_type_hints(cls).items():
-            if not fits(getattr(args, name), kind):
-                raise TypeError(f"{name} is {getattr(args, name)!r}")
-        return args
-    except TypeError as error:
+        check_args(args)
+    except (TypeError, InputError) as error:
+        reason = str(error).rstrip(".")
         raise InputError(
-            f"{path} does not fit this script: {error}. Resume with the version that wrote it."
+            f"{path} does not fit this script: {reason}. Resume with the version that wrote it."
         ) from error
+    return args
 
 
-def fits(value, kind) -> bool:
-    """True for a value of exactly this type: a class, a union, a Literal or a tuple of one type."""
-    if isinstance(kind, UnionType):
-        return any(fits(value, choice) for choice in get_args(kind))
-    if get_origin(kind) is Literal:
-        return type(value) is str and value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return type(value) is tuple and all(fits(item, get_args(kind)[0]) for item in value)
-    return type(value) is kind
-
-
-def check_args(args, at_least_one=(), at_least_zero=(), in_unit_interval=(), positive=(), at_least_two=()):
-    """Checks the run fields, and the fields named. Raises InputError."""
-    at_least_one = (
-        "total_timesteps",
-        "num_envs",
-        "action_repeat",
-        "frame_stack",
-        "image_size",
-        "eval_episodes",
-        *at_least_one,
-    )
-    at_least_zero = ("seed", "patience", "checkpoint_frequency", "eval_frequency", *at_least_zero)
-    for names, is_good, expected in (
-        (at_least_one, lambda value: value >= 1, "at least 1"),
-        (at_least_two, lambda value: value >= 2, "at least 2"),
-        (at_least_zero, lambda value: value is None or value >= 0, "at least 0"),
-        (in_unit_interval, lambda value: 0 <= value <= 1, "between 0 and 1"),
-        (positive, lambda value: value is None or 0 < value < math.inf, "a positive number"),
-    ):
-        for name in names:
-            require(is_good(getattr(args, name)), name, getattr(args, name), expected)
-    for name, value in asdict(args).items():
-        if isinstance(value, float):
-            require(math.isfinite(value), name, value, "a finite number")
-    require(args.seed < 2**32, "seed", args.seed, "below 2 ** 32, which is all that NumPy takes")
-    require(args.frame_stack < 256, "frame_stack", args.frame_stack, "at most 255")
+def check_args(args):
+    """Raises InputError for the first field of `args` that is not of its type, or out of its range."""
+    for name, kind in get_type_hints(type(args), include_extras=True).items():
+        wrong = expected(getattr(args, name), kind)
+        require(wrong is None, name, getattr(args, name), wrong)
 
 
 def script_name(cls: type) -> str:

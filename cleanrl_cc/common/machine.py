@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cleanrl_cc.common.errors import InputError, require
+from cleanrl_cc.common.errors import InputError
 
 
 def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.device:
@@ -36,7 +36,6 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
     device = find_device(args.device)
     args.device = str(device)
     if args.num_threads is not None:
-        require(args.num_threads >= 1, "num_threads", args.num_threads, "at least 1")
         torch.set_num_threads(args.num_threads)
     if device.type == "cuda":
         bf16_is_native = torch.cuda.is_bf16_supported(including_emulation=False)
