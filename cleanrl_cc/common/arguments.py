@@ -3,8 +3,11 @@ presets, and what a resumed run may change."""
 
 import argparse
 import fnmatch
+import inspect
+import re
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
@@ -13,7 +16,7 @@ import tyro
 from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module
 from cleanrl_cc.common.config import read_config
 from cleanrl_cc.common.errors import InputError, require
-from cleanrl_cc.common.ranges import Count, Range, Size, Small, Steps, expected
+from cleanrl_cc.common.ranges import Count, Range, Size, Small, Steps, Whole, expected
 
 # --- the fields of every run ---
 
@@ -24,7 +27,7 @@ class RunArgs:
 
     env_id: str = "CarRacing-v3"
     """any Gymnasium id: Box2D, MuJoCo, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
-    seed: Annotated[int, Range(0, 2**32 - 1)] = 1
+    seed: Annotated[Whole, Range(0, 2**32 - 1)] = 1
     """seeds Python, NumPy, torch and every training environment"""
     total_timesteps: Count = 1_000_000
     """environment transitions the agent chooses an action for, summed over parallel environments"""
@@ -37,7 +40,7 @@ class RunArgs:
     five: CarRacing's five discrete actions"""
     action_repeat: Small = 1
     """environment steps per agent step; rewards are summed, only the last frame is rendered"""
-    frame_stack: Annotated[int, Range(1, 255)] = 4
+    frame_stack: Annotated[Whole, Range(1, 255)] = 4
     """newest frames in a pixel observation"""
     image_size: Small = 84
     """height and width of pixel observations"""
@@ -98,17 +101,11 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
             may not change.
     """
     argv = sys.argv[1:] if argv is None else argv
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--env-id", "--env_id")
-    early.add_argument("--training-wrappers", "--training_wrappers", nargs="*")
-    early.add_argument("--resume")
-    early.add_argument("--config")
-    config = early.parse_known_args(argv)[0].config
+    config = look_ahead(argv).config
     argv = [*(read_config(config, cls) if config else []), *argv]
-    typed = early.parse_known_args(argv)[0]
+    typed = look_ahead(argv)
     if typed.resume is None:
-        default = preset_args(cls, presets, typed.env_id or cls.env_id)
-        return replace(tyro.cli(cls, description=_summary(cls), default=default, args=argv), config=None)
+        return read_words(argv, preset_args(cls, presets, typed.env_id or cls.env_id))
 
     saved = resume_args(cls, typed.resume)
     if typed.env_id is None:  # the folder may have been downloaded
@@ -116,7 +113,7 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     for wrapper in saved.training_wrappers if typed.training_wrappers is None else ():
         remedy = f"--training-wrappers {' '.join(saved.training_wrappers)}"
         refuse_module(wrapper.split(",")[0], typed.resume, remedy)
-    args = replace(tyro.cli(cls, description=_summary(cls), default=saved, args=argv), config=None)
+    args = read_words(argv, saved)
     for name, value in asdict(saved).items():
         value_now = getattr(args, name)
         if value_now == "auto" and name in ("device", "precision", "matmul"):  # resolved in the checkpoint
@@ -131,6 +128,50 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
             f"--total-timesteps was {saved.total_timesteps} in {typed.resume} and can only grow."
         )
     return args
+
+
+def look_ahead(argv: list[str]) -> argparse.Namespace:
+    """The words that decide what the defaults of the others are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--env-id", "--env_id")
+    parser.add_argument("--training-wrappers", "--training_wrappers", nargs="*")
+    parser.add_argument("--resume")
+    parser.add_argument("--config")
+    return parser.parse_known_args(argv)[0]
+
+
+def read_words(argv: list[str], default):
+    """`default` with what the words of a command line change; --help shows its fields in their groups."""
+    cls = type(default)
+    kinds = get_type_hints(cls, include_extras=True)
+    groups = {}
+    for name, (group, text) in describe_fields(cls).items():
+        kind = Annotated[kinds[name], tyro.conf.arg(help=text)]
+        value = field(default_factory=partial(getattr, default, name))
+        groups.setdefault(group, []).append((name, kind, value))
+    boxes = []
+    for number, (group, members) in enumerate(groups.items()):
+        box = make_dataclass(f"Group{number}", members)
+        titled = Annotated[box, tyro.conf.arg(name=group, help="")]
+        boxes.append((f"group_{number}", titled, field(default_factory=box)))
+    grouped = tyro.conf.OmitArgPrefixes[make_dataclass("Groups", boxes)]
+    parsed = tyro.cli(grouped, description=_summary(cls), args=argv)
+    values = {name: value for box in vars(parsed).values() for name, value in vars(box).items()}
+    return cls(**values | {"config": None})
+
+
+def describe_fields(cls: type) -> dict[str, tuple[str, str]]:
+    """Each field's group, the comment above it, and its docstring, from the source of `cls` and its bases."""
+    described = {item.name: ("Other", "") for item in fields(cls)}
+    for base in reversed(cls.__mro__[:-1]):
+        group = "Other"
+        line = r'^    (?:# (.+)|(\w+): .+(?:\n    """([^"]*)""")?)$'
+        for comment, name, text in re.findall(line, inspect.getsource(base), re.M):
+            if comment:
+                group = comment
+            elif name in described:
+                described[name] = group, " ".join(text.split())
+    return described
 
 
 def preset_args(cls: type, presets: dict[str, dict], env_id: str):

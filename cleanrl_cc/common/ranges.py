@@ -1,9 +1,12 @@
-"""Ranges as types, `batch_size: Size = 256`."""
+"""Ranges as types, `batch_size: Size = 256`, and whole numbers that may be typed as 1e6."""
 
+import contextlib
 import math
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,34 @@ class Range:
         return None
 
 
+def read_whole(words: list[str]) -> int:
+    """The number typed as 1000000, 1_000_000 or 1e6. Raises ValueError."""
+    (word,) = words
+    with contextlib.suppress(ValueError):
+        return int(word)
+    with contextlib.suppress(ValueError):
+        if (number := float(word)).is_integer():
+            return int(number)
+    raise ValueError(f"{word} is not a whole number")
+
+
+Whole = Annotated[
+    int,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=read_whole,
+        is_instance=lambda value: type(value) is int,
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 # The upper bounds are far above what anyone trains, and below what would choke a machine.
-Count = Annotated[int, Range(1, 2**53)]  # steps, transitions, updates: exact as floats, too
-Steps = Annotated[int, Range(0, 2**53)]  # the same, where 0 means none or never
-Size = Annotated[int, Range(1, 65_536)]  # a batch, or what runs side by side
-Width = Annotated[int, Range(1, 4_096)]  # a layer
-Small = Annotated[int, Range(1, 1_024)]  # what each step pays for: a window, a picture, a pass
-Bins = Annotated[int, Range(2, 1_024)]  # what stands for a continuum
+Count = Annotated[Whole, Range(1, 2**53)]  # steps, transitions, updates: exact as floats, too
+Steps = Annotated[Whole, Range(0, 2**53)]  # the same, where 0 means none or never
+Size = Annotated[Whole, Range(1, 65_536)]  # a batch, or what runs side by side
+Width = Annotated[Whole, Range(1, 4_096)]  # a layer
+Small = Annotated[Whole, Range(1, 1_024)]  # what each step pays for: a window, a picture, a pass
+Bins = Annotated[Whole, Range(2, 1_024)]  # what stands for a continuum
 Unit = Annotated[float, Range(0, 1)]
 Nonnegative = Annotated[float, Range(0, 1_000)]
 Positive = Annotated[float, Range(0, 10**9, open=True)]
