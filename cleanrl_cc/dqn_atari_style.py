@@ -43,13 +43,13 @@ from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 class Args(RunArgs):
     # Replay
     buffer_size: Count = 100_000
-    """transitions kept"""
+    """transitions that the replay buffer holds"""
     batch_size: Size = 32
-    """transitions per update"""
+    """transitions sampled per update"""
     learning_starts: Steps = 5_000
-    """first actions, uniform; updates begin after them"""
+    """global steps of uniformly random actions, after which updates begin"""
     updates_per_step: Nonnegative = 0.25
-    """updates per transition, whatever num_envs"""
+    """updates per transition, however many environments there are"""
     n_step: Small = 1
     """rewards summed before bootstrapping"""
 
@@ -59,27 +59,27 @@ class Args(RunArgs):
     gamma: Unit = 0.99
     """discount per agent step"""
     learning_rate: Positive = 1e-4
-    """Adam's"""
+    """Adam's learning rate"""
     target_update_frequency: Count = 250
     """updates between copies of the online network to the target network"""
     epsilon_end: Unit = 0.05
-    """last share of random actions"""
+    """final ε, the share of random actions"""
     epsilon_steps: Count = 50_000
-    """global steps, after learning_starts, in which that share falls from 1"""
+    """global steps after learning_starts over which ε, the share of random actions, falls from 1"""
     loss: Literal["huber", "mse"] = "huber"
-    """of the temporal difference"""
+    """loss of the temporal difference: Huber or mean squared"""
     hidden_dim: Width = 512
-    """width of the hidden layer after the encoder, and of the encoder of states"""
+    """width of the hidden layers"""
     reward_scale: Positive = 1.0
-    """factor on rewards before they are learned from"""
+    """factor on the rewards that are learned from"""
 
     # Pixels
     encoder_channels: Small = 32
     """channels of the first convolution; the other two have twice as many"""
     random_shift: bool = False
-    """shift the images of each batch at random"""
+    """random shift of the images of each batch, as in DrQ"""
     shift_pad: Small = 4
-    """largest shift in pixels"""
+    """largest random shift in pixels"""
 
 
 # The defaults above: Stable-Baselines3 zoo, dqn.yml, Atari, but earlier updates, and random

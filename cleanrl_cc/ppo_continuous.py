@@ -44,51 +44,49 @@ from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 class Args(RunArgs):
     # Rollout
     num_steps: Count = 2048
-    """steps of each environment between updates"""
+    """steps of each environment per rollout"""
     gamma: Unit = 0.99
     """discount per agent step"""
     gae_lambda: Unit = 0.95
-    """GAE's λ: 0 trusts the value function, 1 the rewards"""
+    """λ of GAE: 0 trusts the value function, 1 the rewards"""
     normalize: bool = True
-    """vectors to mean 0 and variance 1, rewards by the standard deviation of the discounted
-    return; both are clipped to [-10, 10]"""
+    """running normalisation of vectors (mean 0, variance 1) and rewards (by their return's deviation)"""
 
     # PPO
     num_epochs: Small = 10
-    """passes over a rollout"""
+    """passes over each rollout"""
     num_minibatches: Size = 32
-    """gradient steps per pass"""
+    """minibatches per pass, a gradient step each"""
     clip_coef: Positive = 0.2
-    """ε: the surrogate stops paying for probability ratios outside 1 ± ε"""
+    """clipping range ε: the surrogate stops paying for probability ratios outside 1 ± ε"""
     clip_value: Positive | None = None
-    """how far a value prediction may move from the one made while playing; None: any distance"""
+    """largest distance of a value prediction from the one made while playing; None: any"""
     ent_coef: Nonnegative = 0.0
     """weight of the entropy bonus"""
     vf_coef: Nonnegative = 0.5
     """weight of the value loss"""
     max_grad_norm: Positive = 0.5
-    """gradients are scaled down to this norm"""
+    """largest norm of the gradient; a longer one is scaled down"""
     target_kl: Positive | None = None
-    """end an update after an epoch whose policy is further than this from the one that played; None: never"""
+    """KL divergence from the policy that played at which an update ends early; None: never"""
     learning_rate: Positive = 3e-4
-    """Adam's"""
+    """Adam's learning rate"""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """linear, cosine: the learning rate falls to 0 at the last step"""
+    """schedule of the learning rate, which falls to 0 at the last step unless it is constant"""
 
     # Networks
     action_distribution: Literal["normal", "beta"] = "normal"
-    """normal: unbounded, one standard deviation for all states; beta: of bounded
-    support, its width depends on the state"""
+    """distribution of actions: normal, with one deviation for all states, or beta, with bounds"""
     initial_log_std: Real = 0.0
-    """of the normal distribution"""
+    """initial log standard deviation of the normal distribution"""
     hidden_dim: Width = 64
-    """width of the two hidden layers of actor and critic on vectors"""
+    """width of the hidden layers"""
     activation: Literal["tanh", "relu"] = "tanh"
-    """between the layers of actor and critic on vectors"""
+    """activation function between the hidden layers"""
     encoder_channels: Small = 32
     """channels of the first convolution; the other two have twice as many"""
     feature_dim: Width = 512
-    """width of the encoder's output, which actor and critic read by one linear layer each"""
+    """width of the features that actor and critic read from an image"""
 
 
 # The defaults above are Schulman et al. 2017, table 3, with the normalisations of Andrychowicz et al. 2021.

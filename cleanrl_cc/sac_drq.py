@@ -41,13 +41,13 @@ from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 class Args(RunArgs):
     # Replay
     buffer_size: Count = 1_000_000
-    """transitions kept"""
+    """transitions that the replay buffer holds"""
     batch_size: Size = 256
-    """transitions per update"""
+    """transitions sampled per update"""
     learning_starts: Steps = 5_000
-    """first actions, uniform in [-1, 1]; updates begin after them"""
+    """global steps of uniformly random actions, after which updates begin"""
     updates_per_step: Nonnegative = 1.0
-    """updates per transition, whatever num_envs"""
+    """updates per transition, however many environments there are"""
     n_step: Small = 1
     """rewards summed before bootstrapping"""
 
@@ -55,33 +55,33 @@ class Args(RunArgs):
     gamma: Unit = 0.99
     """discount per agent step"""
     tau: Unit = 0.005
-    """share of the online critic that the target takes over at each update"""
+    """Polyak factor of the target networks"""
     learning_rate: Positive = 3e-4
-    """Adam's, for actor, critic and temperature"""
+    """Adam's learning rate"""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
-    """linear: the learning rate falls to 0 at the last step"""
+    """schedule of the learning rate, which falls to 0 at the last step unless it is constant"""
     hidden_dim: Width = 256
-    """width of the two hidden layers of actor and critic"""
+    """width of the hidden layers"""
     initial_alpha: Positive = 1.0
-    """first temperature"""
+    """initial temperature α, the weight of the entropy"""
     target_entropy: Real | None = None
-    """entropy the temperature aims at; None: minus the number of action dimensions"""
+    """entropy that the temperature aims at; None: minus the number of action dimensions"""
     reward_scale: Positive = 1.0
-    """factor on rewards before they are learned from"""
+    """factor on the rewards that are learned from"""
 
     # Policy average
     policy_average: Unit = 0.0
-    """share of the policy that its average takes over at each update; evaluations play it; 0: none"""
+    """Polyak factor of the average policy, which evaluations play; 0: they play the policy itself"""
 
     # Pixels
     encoder_channels: Small = 32
     """channels of the first convolution; the other two have twice as many"""
     feature_dim: Width = 50
-    """width of the normalised features that actor and critic read the encoding through"""
+    """width of the features that actor and critic read from an image"""
     random_shift: bool = True
-    """shift images at random; --no-random-shift: a plain convolutional network"""
+    """random shift of the images of each batch, as in DrQ"""
     shift_pad: Small = 4
-    """largest shift in pixels"""
+    """largest random shift in pixels"""
 
 
 # The defaults above are Haarnoja et al. 2018b, table 1; these three DrQ-v2, table 2;

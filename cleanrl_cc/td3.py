@@ -41,13 +41,13 @@ from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 class Args(RunArgs):
     # Replay
     buffer_size: Count = 1_000_000
-    """transitions kept"""
+    """transitions that the replay buffer holds"""
     batch_size: Size = 256
-    """transitions per update"""
+    """transitions sampled per update"""
     learning_starts: Steps = 5_000
-    """first actions, uniform in [-1, 1]; updates begin after them"""
+    """global steps of uniformly random actions, after which updates begin"""
     updates_per_step: Nonnegative = 1.0
-    """updates per transition, whatever num_envs"""
+    """updates per transition, however many environments there are"""
     n_step: Small = 1
     """rewards summed before bootstrapping"""
 
@@ -55,37 +55,37 @@ class Args(RunArgs):
     gamma: Unit = 0.99
     """discount per agent step"""
     tau: Unit = 0.005
-    """share of the online networks that the targets take over at each of their updates"""
+    """Polyak factor of the target networks"""
     learning_rate: Positive = 3e-4
-    """Adam's, for actor and critic"""
+    """Adam's learning rate"""
     hidden_dim: Width = 256
-    """width of the two hidden layers of actor and critic"""
+    """width of the hidden layers"""
     policy_frequency: Count = 2
-    """updates of the critic per update of actor and targets"""
+    """critic updates per update of the actor and the targets"""
     policy_noise: Nonnegative = 0.2
-    """standard deviation of the noise on the target's action"""
+    """standard deviation of the noise on the target's actions"""
     noise_clip: Nonnegative = 0.5
-    """bound of that noise"""
+    """bound of the noise on the target's actions"""
     reward_scale: Positive = 1.0
-    """factor on rewards before they are learned from"""
+    """factor on the rewards that are learned from"""
 
     # Exploration
     exploration_noise: Nonnegative = 0.1
-    """standard deviation of the noise on actions at the first step"""
+    """standard deviation of the exploration noise at the first step"""
     final_exploration_noise: Nonnegative | None = None
-    """and from `exploration_steps` on, linear in between; None: the same"""
+    """standard deviation of the exploration noise after exploration_steps; None: as at the first step"""
     exploration_steps: Count = 100_000
-    """global steps until the noise has its final value"""
+    """global steps over which the exploration noise changes, linearly"""
 
     # Pixels
     encoder_channels: Small = 32
     """channels of the first convolution; the other two have twice as many"""
     feature_dim: Width = 50
-    """width of the normalised features that actor and critic read the encoding through"""
+    """width of the features that actor and critic read from an image"""
     random_shift: bool = True
-    """shift images at random; --no-random-shift: a plain convolutional network"""
+    """random shift of the images of each batch, as in DrQ"""
     shift_pad: Small = 4
-    """largest shift in pixels"""
+    """largest random shift in pixels"""
 
 
 # The defaults above are those of the authors' code, github.com/sfujim/TD3;

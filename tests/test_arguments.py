@@ -1,12 +1,14 @@
 """The type of a field says what it takes, be it filled by command line, file, checkpoint or Python."""
 
 import math
+import re
+from dataclasses import dataclass
 from typing import get_args, get_type_hints
 
 import pytest
-from helpers import SCRIPTS, input_error, load_script
+from helpers import SCRIPTS, flags, input_error, load_script, parse, train
 
-from cleanrl_cc.common.arguments import check_args
+from cleanrl_cc.common.arguments import RunArgs, check_args, describe_fields, parse_args
 from cleanrl_cc.common.ranges import Range, expected
 
 KINDS = {script: get_type_hints(load_script(script).Args, include_extras=True) for script in SCRIPTS}
@@ -91,3 +93,78 @@ def test_a_field_of_your_own_may_have_any_type():
     assert expected({"a": 1}, dict[str, int]) is None
     assert expected((64, 32), tuple[int, int]) is None
     assert expected(math.nan, float) == "a finite number"
+
+
+# --- how they are typed ---
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    ("word", "number"), [("1e6", 10**6), ("1_000_000", 10**6), ("2.5e3", 2500), ("7", 7)]
+)
+def test_counts_are_typed_as_one_writes_them(script, word, number, tmp_path):
+    counts = {name: number for name, kind in KINDS[script].items() if int in parts(kind)}
+    assert {"num_threads", "seed", "hidden_dim"} <= counts.keys()
+    (tmp_path / "config.yaml").write_text("".join(f"{name}: {word}\n" for name in counts))
+    for words in (flags(dict.fromkeys(counts, word)), ["--config", str(tmp_path / "config.yaml")]):
+        args = vars(parse(script, words))
+        assert {name: args[name] for name in counts} == counts
+        assert all(type(args[name]) is int for name in counts)
+
+
+@pytest.mark.parametrize("word", ["1.5", "1e-3", "1e999", "nan", "many", ""])
+def test_what_is_not_a_whole_number_is_said_so(word, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("td3", [f"--num-envs={word}"])
+    assert caught.value.code == 2
+    assert f"--num-envs: {word} is not a whole number" in capsys.readouterr().err
+
+
+def test_a_resumed_run_may_grow_to_1e3_steps(tmp_path):
+    train("ddpg", tmp_path / "run", total_timesteps=60)
+    args = parse("ddpg", ["--resume", str(tmp_path / "run"), "--total-timesteps", "1e3"])
+    assert args.total_timesteps == 1000 and type(args.total_timesteps) is int
+
+
+# --- how they are explained ---
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_every_field_in_the_group_of_its_comment(script, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(script, ["--help"])
+    assert caught.value.code == 0
+    shown, group = {}, None
+    for line in capsys.readouterr().out.splitlines():  # in boxes where the terminal has Unicode
+        if title := re.match(r"(?:╭─)? (.+) options ", line):
+            group = title[1]
+        elif flag := re.match(r"[│ ] (--[\w-]+)", line):
+            shown[flag[1]] = group
+    described = describe_fields(load_script(script).Args)
+    assert shown == {f"--{name.replace('_', '-')}": group for name, (group, _) in described.items()}
+    assert list(dict.fromkeys(shown.values()))[:4] == ["Run", "Environment", "Machine", "Run folder"]
+
+
+def test_a_field_is_explained_with_the_same_words_in_every_script():
+    words = {}
+    for script in SCRIPTS:
+        for name, (_, text) in describe_fields(load_script(script).Args).items():
+            assert text and text[-1] != ".", f"{script}: {name}"
+            assert words.setdefault(name, text) == text, f"{script}: {name}"
+
+
+@dataclass
+class Copy(RunArgs):
+    """A reader's own Args."""
+
+    # Mine
+    plain: int = 3
+    wide: tuple[int, int] = (1, 2)
+    """two numbers"""
+
+
+def test_a_field_without_a_group_or_a_docstring_is_a_flag_all_the_same():
+    described = describe_fields(Copy)
+    assert described["plain"] == ("Mine", "")
+    args = parse_args(Copy, {}, ["--plain", "5", "--wide", "3", "4"])
+    assert (args.plain, args.wide) == (5, (3, 4))

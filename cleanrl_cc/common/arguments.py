@@ -23,63 +23,69 @@ from cleanrl_cc.common.ranges import Count, Range, Size, Small, Steps, Whole, ex
 
 @dataclass
 class RunArgs:
-    """The fields that only say what is emitted and recorded; a script's `Args` adds its algorithm's."""
+    """The fields that only say what is emitted and recorded; a script's `Args` adds its algorithm's.
+    The comments name the groups of --help."""
 
+    # Run
     env_id: str = "CarRacing-v3"
-    """any Gymnasium id: Box2D, MuJoCo, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
-    seed: Annotated[Whole, Range(0, 2**32 - 1)] = 1
-    """seeds Python, NumPy, torch and every training environment"""
+    """environment: any id that Gymnasium knows, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
+    seed: Annotated[Whole, Range(0, 2**32 - 1)] = 1  # all that NumPy takes
+    """seed of Python, NumPy, torch and every training environment"""
     total_timesteps: Count = 1_000_000
-    """environment transitions the agent chooses an action for, summed over parallel environments"""
+    """length of the run in global steps: agent steps, summed over parallel environments"""
     num_envs: Size = 1
-    """parallel environments, spread over a process per core"""
+    """parallel environments, spread over one process per core"""
+    config: str | None = None
+    """YAML file, an argument per line (`learning_rate: 1e-3`): beats the preset; what is typed beats it"""
+
+    # Environment
     obs: Literal["auto", "pixels", "state"] = "auto"
-    """what the agent sees; auto: pixels where the environment emits images, else state"""
+    """what the agent observes; auto: pixels where the environment emits images, else state"""
     action_set: Literal["auto", "native", "five"] = "auto"
-    """auto: two axes for CarRacing, continuous LunarLander; native: the environment's own;
-    five: CarRacing's five discrete actions"""
+    """action space; auto: two axes in CarRacing, continuous in LunarLander; five: CarRacing's discrete one"""
     action_repeat: Small = 1
-    """environment steps per agent step; rewards are summed, only the last frame is rendered"""
-    frame_stack: Annotated[Whole, Range(1, 255)] = 4
-    """newest frames in a pixel observation"""
+    """environment steps per agent step; rewards are summed, and only the last frame is rendered"""
+    frame_stack: Annotated[Whole, Range(1, 255)] = 4  # ages in an episode are stored as bytes
+    """frames in a pixel observation"""
     image_size: Small = 84
-    """height and width of pixel observations"""
+    """height and width of a pixel observation"""
     grayscale: bool = True
-    """one channel per frame instead of three"""
+    """one gray channel per frame instead of RGB"""
     training_wrappers: tuple[str, ...] = ()
-    """wrappers of training environments alone, from the inside: RoadRules, or module:Class,argument=1.5"""
+    """wrappers of training environments alone, innermost first: RoadRules, or module:Class,argument=1.5"""
     patience: Steps = 0
-    """truncate a training episode after so many agent steps without a positive
-    reward; 0: never. Evaluations ignore it"""
+    """agent steps without a positive reward after which a training episode is truncated; 0: never"""
+
+    # Machine
     device: str = "auto"
-    """auto, cpu, cuda or cuda:1"""
+    """torch device: auto, cpu, cuda or cuda:1"""
     num_threads: Small | None = None
     """torch threads; None: torch decides"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
+    """precision of all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
     matmul: Literal["auto", "mkl", "onednn"] = "auto"
     """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False
-    """torch.compile the updates (needs a C++ compiler)"""
-    config: str | None = None
-    """a YAML file, an argument a line (`learning_rate: 1e-3`): beats the preset, what is typed beats it"""
+    """torch.compile for the updates, which needs a C++ compiler"""
+
+    # Run folder
     runs_dir: str = "runs"
-    """where the run folder goes"""
+    """folder in which the run folder is made"""
     run_name: str | None = None
     """name of the run folder; None: environment, script, seed and time"""
     resume: str | None = None
-    """a run folder or its last.pt: goes on with the arguments stored there; only --total-timesteps may grow.
-    If its environment is my_module:MyEnv-v0, --env-id must say so again: it runs that module's code"""
+    """run folder, or its last.pt, to continue with its own arguments: only --total-timesteps may grow.
+    A run in my_module:MyEnv-v0 needs --env-id again, since that module's code is run"""
     checkpoint_frequency: Steps = 25_000
     """global steps between checkpoints; 0: only at the end and when stopped"""
     eval_frequency: Steps = 10_000
     """global steps between evaluations; 0: only at the end"""
     eval_episodes: Size = 10
-    """deterministic episodes per evaluation"""
+    """episodes per evaluation, played deterministically"""
     capture_video: bool = False
-    """film the first episode of each evaluation"""
+    """video of the first episode of each evaluation"""
     track: bool = False
-    """log to Weights & Biases beside TensorBoard"""
+    """Weights & Biases log beside TensorBoard's"""
     wandb_project: str = "cleanrl_cc"
     """Weights & Biases project"""
     wandb_entity: str | None = None
