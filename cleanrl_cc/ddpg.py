@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium.spaces import Box
 from torch import Tensor, nn, optim
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
@@ -131,15 +131,13 @@ class Encoder(nn.Module):
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
-        # takes bytes, which are exact in bf16, too
-        first, others = self.convolutions[0], self.convolutions[1:]
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first layer takes bytes, exact in bf16, too
+        first = self.convolutions[0]
+        bias = first.bias - first.weight.sum(dim=(1, 2, 3)) / 2
         dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
         images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(
-            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
-        )
-        return others(x)
+        x = F.conv2d(images, first.weight / 255, bias, first.stride)
+        return self.convolutions[1:](x)
 
 
 def trunk(in_dim: int, feature_dim: int) -> nn.Module:
@@ -148,17 +146,10 @@ def trunk(in_dim: int, feature_dim: int) -> nn.Module:
 
 
 def mlp(in_dim: int, hidden_dim: int, out_dim: int, norm: type = nn.Identity) -> nn.Sequential:
-    first, second = nn.Linear(in_dim, hidden_dim), nn.Linear(hidden_dim, hidden_dim)
-    hidden = [
-        norm(in_dim),
-        first,
-        norm(hidden_dim),
-        nn.ReLU(inplace=True),
-        second,
-        norm(hidden_dim),
-        nn.ReLU(inplace=True),
-    ]
-    return nn.Sequential(*hidden, Fp32Linear(hidden_dim, out_dim))
+    relu = nn.ReLU(inplace=True)  # 2 % of an update
+    first = [norm(in_dim), nn.Linear(in_dim, hidden_dim), norm(hidden_dim), relu]
+    second = [nn.Linear(hidden_dim, hidden_dim), norm(hidden_dim), relu]
+    return nn.Sequential(*first, *second, Fp32Linear(hidden_dim, out_dim))
 
 
 class Actor(nn.Module):
@@ -178,9 +169,8 @@ class Critic(nn.Module):
 
     def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None, norm: type):
         super().__init__()
-        self.trunk = nn.Sequential(
-            trunk(in_dim, feature_dim) if feature_dim else nn.Identity(), norm(feature_dim or in_dim)
-        )
+        features = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
+        self.trunk = nn.Sequential(features, norm(feature_dim or in_dim))
         self.layers = mlp((feature_dim or in_dim) + action_dim, hidden_dim, 1)
 
     def forward(self, encoding: Tensor, actions: Tensor) -> Tensor:
@@ -192,8 +182,7 @@ class Critic(nn.Module):
 
 
 class Batch(NamedTuple):
-    """B transitions; `rewards` sums up to n of them, and the return beyond is
-    worth `gammas` times that of `next_obs`."""
+    """B transitions; the return is `rewards`, of up to n steps, plus `gammas` times that from `next_obs`."""
 
     obs: Tensor  # (B, *obs_shape), float32 or uint8
     actions: Tensor  # (B, A)
@@ -206,35 +195,30 @@ class Batch(NamedTuple):
 class Agent(nn.Module):
     """DDPG: its networks, its optimizers, and how they act and learn."""
 
-    def __init__(
-        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
-    ):
+    def __init__(self, args: Args, obs_space: Box, action_space: Box, device: torch.device):
         super().__init__()
-        self.args, self.device, self.pixels = args, device, obs_space.dtype == np.uint8
+        self.args = args
+        self.device = device
+        self.pixels = obs_space.dtype == np.uint8
         action_dim = action_space.shape[0]
-        self.encoder = Encoder(obs_space.shape, args.encoder_channels) if self.pixels else nn.Identity()
-        in_dim, feature_dim = (
-            (self.encoder.out_dim, args.feature_dim) if self.pixels else (obs_space.shape[0], None)
-        )
+        if self.pixels:
+            self.encoder = Encoder(obs_space.shape, args.encoder_channels)
+            sizes = (self.encoder.out_dim, action_dim, args.hidden_dim, args.feature_dim)
+        else:
+            self.encoder = nn.Identity()
+            sizes = (obs_space.shape[0], action_dim, args.hidden_dim, None)
         norm = nn.BatchNorm1d if args.batch_norm else nn.Identity
-        self.actor = Actor(in_dim, action_dim, args.hidden_dim, feature_dim, norm)
-        self.critic = Critic(in_dim, action_dim, args.hidden_dim, feature_dim, norm)
-        self.actor_target, self.critic_target = (
-            deepcopy(network).requires_grad_(False) for network in (self.actor, self.critic)
-        )
+        self.actor = Actor(*sizes, norm)
+        self.critic = Critic(*sizes, norm)
+        self.actor_target = deepcopy(self.actor).requires_grad_(False)
+        self.critic_target = deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("ou_noise", torch.zeros(args.num_envs, action_dim))
         self.to(device)
-        # listed once, not at every update
-        networks = (self.actor_target, self.critic_target), (self.actor, self.critic)
-        self.target_tensors, self.online_tensors = (
-            [tensor for network in pair for tensor in network.parameters()] for pair in networks
-        )
-        self.target_statistics, self.online_statistics = (
-            [tensor for net in pair for tensor in net.buffers()] for pair in networks
-        )
-        # batch normalisation uses, and remembers, the batch in the online network that an update changes, and
-        # nowhere else
-        self.eval()
+        self.target_tensors = [*self.actor_target.parameters(), *self.critic_target.parameters()]
+        self.online_tensors = [*self.actor.parameters(), *self.critic.parameters()]
+        self.target_statistics = [*self.actor_target.buffers(), *self.critic_target.buffers()]
+        self.online_statistics = [*self.actor.buffers(), *self.critic.buffers()]
+        self.eval()  # only an online network that is being updated normalises by its batch, and remembers it
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
         self.actor_parameters = list(self.actor.parameters())
@@ -249,8 +233,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): the policy's own, or with
-        noise of its own for each environment."""
+        """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): the policy's own, or with noise."""
         with self.autocast():
             actions = self.actor(self.encoder(torch.as_tensor(obs, device=self.device)))
         if not deterministic:
@@ -269,22 +252,21 @@ class Agent(nn.Module):
         return (q / self.args.reward_scale).cpu().numpy()
 
     def random_shift(self, images: Tensor) -> Tensor:
-        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its
-        border repeated (DrQ, section 3.1)."""
-        (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, edges repeated (DrQ, section 3.1)."""
+        batch_size, channels, height, width = images.shape
+        pad = self.args.shift_pad
         shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
         ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
         xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
-        # (B, C, H * W)
-        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)
-        return images.flatten(2).gather(2, flat).view_as(images)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1)  # (B, 1, H * W)
+        return images.flatten(2).gather(2, flat.expand(-1, channels, -1)).view_as(images)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of critic, actor and targets."""
         if self.pixels and self.args.random_shift:
-            batch = batch._replace(
-                obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs)
-            )
+            obs = self.random_shift(batch.obs)
+            next_obs = self.random_shift(batch.next_obs)
+            batch = batch._replace(obs=obs, next_obs=next_obs)
         encoding, metrics = self.update_critic(batch)
         self.num_updates += 1
         metrics |= self.update_actor(encoding)
@@ -292,16 +274,14 @@ class Agent(nn.Module):
         return metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the encoding of `obs` (B, in_dim), which the actor
-        reads without a gradient, and metrics."""
+        """Returns the encoding of `obs` (B, in_dim), detached for the actor to read, and metrics."""
         # y = R + γᵐ (1 - d) Q̄(s', π̄(s'))  (Lillicrap et al. 2015, algorithm 1)
         with torch.no_grad(), self.autocast():
             next_encoding = self.encoder(batch.next_obs)
             next_actions = self.actor_target(next_encoding)
             next_q = self.critic_target(next_encoding, next_actions)
-            target_q = (
-                self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
-            )
+            rewards = self.args.reward_scale * batch.rewards
+            target_q = rewards + batch.gammas * (1 - batch.terminations) * next_q
         self.critic.train()
         with self.autocast():
             encoding = self.encoder(batch.obs)
@@ -345,28 +325,28 @@ class ReplayBuffer:
     age). At 84x84 gray, 7.1 kB a transition.
     """
 
-    def __init__(
-        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
-    ):
-        self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
+    def __init__(self, args: Args, obs_space: Box, action_space: Box, device: torch.device):
+        self.device = device
+        self.num_envs = args.num_envs
+        self.gamma = args.gamma
+        self.n_step = args.n_step
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
         self.num_rows = args.buffer_size // args.num_envs
-        shortest = args.num_envs * (self.stack + self.n_step + 1)
-        require(
-            args.buffer_size >= shortest,
-            "buffer_size",
-            args.buffer_size,
-            f"at least {shortest} for one whole window",
-        )
+        smallest = args.num_envs * (self.stack + self.n_step + 1)
+        expected = f"at least {smallest} for one whole window"
+        require(args.buffer_size >= smallest, "buffer_size", args.buffer_size, expected)
         self.obs_shape = obs_space.shape
         frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_space.shape[0] + 8
-        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
+        storage = place_buffer(row_bytes, args.buffer_size, device)
+        shape = (self.num_rows, self.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
         self.actions = torch.empty((*shape, *action_space.shape), device=storage)
         self.rewards = np.empty(shape, np.float32)
-        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
+        self.terminations = np.empty(shape, bool)
+        self.truncations = np.empty(shape, bool)
+        self.final = np.ones(shape, bool)  # what comes before the first row, too: an episode begins there
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
         self.num_added = 0  # rows, ever
 
@@ -376,61 +356,59 @@ class ReplayBuffer:
         return min(self.num_added, self.num_rows)
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,);
-        `final` where the action was ignored."""
-        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
-        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
-        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
+        """One row: obs (N, *obs_shape), actions (N, A), the others (N,); `final`: the action was ignored."""
+        row = self.num_added % self.num_rows
+        self.ages[row] = np.where(self.final[row - 1], 0, np.minimum(self.ages[row - 1], self.stack - 1) + 1)
         self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
         self.actions[row] = torch.as_tensor(actions)
-        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.rewards[row] = rewards
+        self.terminations[row] = terminations
+        self.truncations[row] = truncations
         self.final[row] = final
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        """Uniform over the rows that can start a window: not final, whole stack
-        behind, n rows ahead of it written."""
+        """Uniform over the rows that can start a window: not final, a whole stack behind, n rows ahead."""
         oldest = self.num_added - self.size
-        # [first, last)
-        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step
-        rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
+        first = oldest + (self.stack - 1 if oldest else 0)
+        end = self.num_added - self.n_step  # not included
+        rows = rng.integers(first, end, batch_size)
+        envs = rng.integers(0, self.num_envs, batch_size)
         while (redraw := self.final[rows % self.num_rows, envs]).any():
-            rows[redraw] = rng.integers(first, last, redraw.sum())
+            rows[redraw] = rng.integers(first, end, redraw.sum())
             envs[redraw] = rng.integers(0, self.num_envs, redraw.sum())
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
-        terminations, rewards = self.terminations[window], self.rewards[window]
+        terminations = self.terminations[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
-        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
+        discounts = self.gamma ** np.arange(self.n_step) * alive
+        num_steps = alive.sum(axis=1)  # m
         to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
         return Batch(
             self._stacks(rows, envs),
             self._gather(self.actions, rows, envs),
-            to_tensor((discounts * rewards * alive).sum(axis=1)),
-            self._stacks(rows + steps, envs),
+            to_tensor((discounts * self.rewards[window]).sum(axis=1)),
+            self._stacks(rows + num_steps, envs),
             to_tensor((terminations & alive).any(axis=1)),
-            to_tensor(self.gamma**steps),
+            to_tensor(self.gamma**num_steps),
         )
 
     def _stacks(self, rows, envs) -> Tensor:
-        # (B, stack), oldest first
-        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
+        ages = self.ages[rows % self.num_rows, envs]
+        back = np.minimum(np.arange(self.stack)[::-1], ages[:, None])  # (B, stack), oldest first
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        return (
-            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
-        )
+        flat = torch.as_tensor((rows % self.num_rows * self.num_envs + envs).ravel(), device=column.device)
+        return column.flatten(0, 1).index_select(0, flat).to(self.device)
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
-        return {name: getattr(self, name)[: self.size] for name in columns} | {
-            "num_added": np.array(self.num_added)
-        }
+        filled = {name: getattr(self, name)[: self.size] for name in columns}
+        return filled | {"num_added": np.array(self.num_added)}
 
 
 # --- training ---
@@ -480,7 +458,8 @@ def train(args: Args) -> float:
 
         # 3. store
         buffer.add(obs, actions, rewards, terminations, truncations, final=autoreset)
-        obs, autoreset = next_obs, terminations | truncations
+        obs = next_obs
+        autoreset = terminations | truncations
 
         # 4. update
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn, optim
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
@@ -126,15 +126,13 @@ class Encoder(nn.Module):
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
-        # takes bytes, which are exact in bf16, too
-        first, others = self.convolutions[0], self.convolutions[1:]
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first layer takes bytes, exact in bf16, too
+        first = self.convolutions[0]
+        bias = first.bias - first.weight.sum(dim=(1, 2, 3)) / 2
         dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
         images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(
-            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
-        )
-        return others(x)
+        x = F.conv2d(images, first.weight / 255, bias, first.stride)
+        return self.convolutions[1:](x)
 
 
 class QNetwork(nn.Module):
@@ -144,11 +142,11 @@ class QNetwork(nn.Module):
         super().__init__()
         if len(obs_shape) == 3:
             self.encoder = Encoder(obs_shape, args.encoder_channels)
+            in_dim = self.encoder.out_dim
         else:  # LayerNorm keeps the values from running away (networks.py of github.com/tseyde/decqn)
-            self.encoder = nn.Sequential(
-                nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh()
-            )
-        in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
+            first = nn.Linear(obs_shape[0], args.hidden_dim)
+            self.encoder = nn.Sequential(first, nn.LayerNorm(args.hidden_dim), nn.Tanh())
+            in_dim = args.hidden_dim
         self.hidden = nn.Linear(in_dim, args.hidden_dim)
         self.out = nn.Linear(args.hidden_dim, num_dims * num_bins)
         self.out_shape = num_dims, num_bins
@@ -163,8 +161,7 @@ class QNetwork(nn.Module):
 
 
 class Batch(NamedTuple):
-    """B transitions; `rewards` sums up to n of them, and the return beyond is
-    worth `gammas` times that of `next_obs`."""
+    """B transitions; the return is `rewards`, of up to n steps, plus `gammas` times that from `next_obs`."""
 
     obs: Tensor  # (B, *obs_shape), float32 or uint8
     actions: Tensor  # (B, D) int64, the bin of each action dimension
@@ -178,19 +175,19 @@ class Agent(nn.Module):
     """DQN: its networks, its optimizer, and how they act and learn. A Discrete space is one
     dimension whose bins are its actions."""
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
+    def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
         super().__init__()
-        self.args, self.device = args, device
-        # (A,) and A, or () and 1
-        self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)
-        discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
-        self.bin_actions = (
-            action_space.start + np.arange(action_space.n)
-            if discrete
-            else np.linspace(-1, 1, args.bins, dtype=np.float32)
-        )
-        sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
-        self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
+        self.args = args
+        self.device = device
+        self.action_shape = action_space.shape  # (A,), or () of a Discrete space
+        self.num_dims = math.prod(action_space.shape)  # A, or 1
+        if isinstance(action_space, Discrete):  # what each bin is to the environment
+            self.bin_actions = action_space.start + np.arange(action_space.n)
+        else:
+            self.bin_actions = np.linspace(-1, 1, args.bins, dtype=np.float32)
+        sizes = (obs_space.shape, self.num_dims, len(self.bin_actions))
+        self.q_network = QNetwork(args, *sizes)
+        self.q_target = QNetwork(args, *sizes).requires_grad_(False)
         self.q_target.load_state_dict(self.q_network.state_dict())
         self.to(device)
         self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=True)
@@ -204,8 +201,8 @@ class Agent(nn.Module):
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
         integers. It is `train` that explores."""
-        # (N, D): as Q is a mean over dimensions, each chooses for itself
-        bins = self.q_values(obs).argmax(axis=2)
+        # As Q is a mean over dimensions, each chooses for itself.
+        bins = self.q_values(obs).argmax(axis=2)  # (N, D)
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
@@ -219,22 +216,21 @@ class Agent(nn.Module):
             return self.q_network(torch.as_tensor(obs, device=self.device)).cpu().numpy()
 
     def random_shift(self, images: Tensor) -> Tensor:
-        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its
-        border repeated (DrQ, section 3.1)."""
-        (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, edges repeated (DrQ, section 3.1)."""
+        batch_size, channels, height, width = images.shape
+        pad = self.args.shift_pad
         shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
         ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
         xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
-        # (B, C, H * W)
-        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)
-        return images.flatten(2).gather(2, flat).view_as(images)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1)  # (B, 1, H * W)
+        return images.flatten(2).gather(2, flat.expand(-1, channels, -1)).view_as(images)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the online network; now and then one of the target."""
         if self.shifts:
-            batch = batch._replace(
-                obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs)
-            )
+            obs = self.random_shift(batch.obs)
+            next_obs = self.random_shift(batch.next_obs)
+            batch = batch._replace(obs=obs, next_obs=next_obs)
         metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
@@ -248,9 +244,8 @@ class Agent(nn.Module):
             next_q = self.q_target(batch.next_obs)  # (B, D, bins)
             chooser = self.q_network(batch.next_obs) if self.num_dims > 1 else next_q
             next_q = next_q.take_along_dim(chooser.argmax(dim=2, keepdim=True), dim=2).squeeze(2).mean(dim=1)
-            target_q = (
-                self.args.reward_scale * batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
-            )
+            rewards = self.args.reward_scale * batch.rewards
+            target_q = rewards + batch.gammas * (1 - batch.terminations) * next_q
         # Q(s, a) = 1/D Σ_d Q_d(s, a_d)
         with self.autocast():
             q = self.q_network(batch.obs).gather(2, batch.actions[:, :, None]).squeeze(2).mean(dim=1)
@@ -274,27 +269,29 @@ class ReplayBuffer:
     age). At 84x84 gray, 7.1 kB a transition.
     """
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
-        self.num_envs, self.n_step, self.gamma, self.device = args.num_envs, args.n_step, args.gamma, device
+    def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
+        self.device = device
+        self.num_envs = args.num_envs
+        self.gamma = args.gamma
+        self.n_step = args.n_step
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
         self.num_rows = args.buffer_size // args.num_envs
-        shortest = args.num_envs * (self.stack + self.n_step + 1)
-        require(
-            args.buffer_size >= shortest,
-            "buffer_size",
-            args.buffer_size,
-            f"at least {shortest} for one whole window",
-        )
+        smallest = args.num_envs * (self.stack + self.n_step + 1)
+        expected = f"at least {smallest} for one whole window"
+        require(args.buffer_size >= smallest, "buffer_size", args.buffer_size, expected)
         self.obs_shape = obs_space.shape
         frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * math.prod(action_space.shape) + 8
-        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
+        storage = place_buffer(row_bytes, args.buffer_size, device)
+        shape = (self.num_rows, self.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
-        # D = 1 if Discrete
-        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)
+        num_dims = math.prod(action_space.shape)  # 1 of a Discrete space
+        self.actions = torch.empty((*shape, num_dims), dtype=torch.int16, device=storage)
         self.rewards = np.empty(shape, np.float32)
-        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
+        self.terminations = np.empty(shape, bool)
+        self.truncations = np.empty(shape, bool)
+        self.final = np.ones(shape, bool)  # what comes before the first row, too: an episode begins there
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
         self.num_added = 0  # rows, ever
 
@@ -304,61 +301,59 @@ class ReplayBuffer:
         return min(self.num_added, self.num_rows)
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,);
-        `final` where the action was ignored."""
-        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
-        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
-        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
+        """One row: obs (N, *obs_shape), actions (N, D), the others (N,); `final`: the action was ignored."""
+        row = self.num_added % self.num_rows
+        self.ages[row] = np.where(self.final[row - 1], 0, np.minimum(self.ages[row - 1], self.stack - 1) + 1)
         self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
         self.actions[row] = torch.as_tensor(actions)
-        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.rewards[row] = rewards
+        self.terminations[row] = terminations
+        self.truncations[row] = truncations
         self.final[row] = final
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        """Uniform over the rows that can start a window: not final, whole stack
-        behind, n rows ahead of it written."""
+        """Uniform over the rows that can start a window: not final, a whole stack behind, n rows ahead."""
         oldest = self.num_added - self.size
-        # [first, last)
-        first, last = oldest + (self.stack - 1 if oldest else 0), self.num_added - self.n_step
-        rows, envs = rng.integers(first, last, batch_size), rng.integers(0, self.num_envs, batch_size)
+        first = oldest + (self.stack - 1 if oldest else 0)
+        end = self.num_added - self.n_step  # not included
+        rows = rng.integers(first, end, batch_size)
+        envs = rng.integers(0, self.num_envs, batch_size)
         while (redraw := self.final[rows % self.num_rows, envs]).any():
-            rows[redraw] = rng.integers(first, last, redraw.sum())
+            rows[redraw] = rng.integers(first, end, redraw.sum())
             envs[redraw] = rng.integers(0, self.num_envs, redraw.sum())
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
-        terminations, rewards = self.terminations[window], self.rewards[window]
+        terminations = self.terminations[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
-        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
+        discounts = self.gamma ** np.arange(self.n_step) * alive
+        num_steps = alive.sum(axis=1)  # m
         to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
         return Batch(
             self._stacks(rows, envs),
             self._gather(self.actions, rows, envs).long(),
-            to_tensor((discounts * rewards * alive).sum(axis=1)),
-            self._stacks(rows + steps, envs),
+            to_tensor((discounts * self.rewards[window]).sum(axis=1)),
+            self._stacks(rows + num_steps, envs),
             to_tensor((terminations & alive).any(axis=1)),
-            to_tensor(self.gamma**steps),
+            to_tensor(self.gamma**num_steps),
         )
 
     def _stacks(self, rows, envs) -> Tensor:
-        # (B, stack), oldest first
-        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
+        ages = self.ages[rows % self.num_rows, envs]
+        back = np.minimum(np.arange(self.stack)[::-1], ages[:, None])  # (B, stack), oldest first
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        return (
-            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
-        )
+        flat = torch.as_tensor((rows % self.num_rows * self.num_envs + envs).ravel(), device=column.device)
+        return column.flatten(0, 1).index_select(0, flat).to(self.device)
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
-        return {name: getattr(self, name)[: self.size] for name in columns} | {
-            "num_added": np.array(self.num_added)
-        }
+        filled = {name: getattr(self, name)[: self.size] for name in columns}
+        return filled | {"num_added": np.array(self.num_added)}
 
 
 # --- training ---
@@ -384,29 +379,24 @@ def train(args: Args) -> float:
         previous_step = global_step
 
         # 1. act
-        epsilon = np.interp(
-            global_step,
-            [args.learning_starts, args.learning_starts + args.epsilon_steps],
-            [1, args.epsilon_end],
-        )
-        # Each dimension explores for itself, about ε / D of the time
-        # (misc/utils.py of github.com/tseyde/decqn)
-        explores = rng.random((args.num_envs, agent.num_dims)) < epsilon / (
-            epsilon + agent.num_dims * (1 - epsilon)
-        )
+        ends = [args.learning_starts, args.learning_starts + args.epsilon_steps]
+        epsilon = np.interp(global_step, ends, [1, args.epsilon_end])
+        # Each dimension explores by itself, ε / D of the time (misc/utils.py of github.com/tseyde/decqn)
+        share = epsilon / (epsilon + agent.num_dims * (1 - epsilon))
+        explores = rng.random((args.num_envs, agent.num_dims)) < share
         bins = rng.integers(0, len(agent.bin_actions), (args.num_envs, agent.num_dims))
         if not explores.all():
             bins = np.where(explores, bins, agent.q_values(obs).argmax(axis=2))
 
         # 2. step
-        next_obs, rewards, terminations, truncations, infos = envs.step(
-            agent.bin_actions[bins].reshape(envs.action_space.shape)
-        )
+        actions = agent.bin_actions[bins].reshape(envs.action_space.shape)
+        next_obs, rewards, terminations, truncations, infos = envs.step(actions)
         global_step += int(np.sum(~autoreset))
 
         # 3. store
         buffer.add(obs, bins, rewards, terminations, truncations, final=autoreset)
-        obs, autoreset = next_obs, terminations | truncations
+        obs = next_obs
+        autoreset = terminations | truncations
 
         # 4. update
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium.spaces import Box
 from torch import Tensor, nn, optim
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
@@ -176,15 +176,13 @@ class Encoder(nn.Module):
         self.linear = nn.Sequential(orthogonal(nn.Linear(out_dim, feature_dim)), nn.ReLU())
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
-        # takes bytes, which are exact in bf16, too
-        first, others = self.convolutions[0], self.convolutions[1:]
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first layer takes bytes, exact in bf16, too
+        first = self.convolutions[0]
+        bias = first.bias - first.weight.sum(dim=(1, 2, 3)) / 2
         dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
         images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(
-            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
-        )
-        return self.linear(others(x))
+        x = F.conv2d(images, first.weight / 255, bias, first.stride)
+        return self.linear(self.convolutions[1:](x))
 
 
 def mlp(sizes: list[int], activation: type[nn.Module], last_gain: float) -> nn.Sequential:
@@ -254,9 +252,7 @@ class Beta(NamedTuple):
 class Agent(nn.Module):
     """PPO: its networks, its statistics, its optimizer, and how they act and learn."""
 
-    def __init__(
-        self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box, device: torch.device
-    ):
+    def __init__(self, args: Args, obs_space: Box, action_space: Box, device: torch.device):
         super().__init__()
         self.args, self.device, self.pixels = args, device, obs_space.dtype == np.uint8
         action_dim, beta = action_space.shape[0], args.action_distribution == "beta"
@@ -418,7 +414,7 @@ class RolloutBuffer:
     from; nothing else of it is learned from.
     """
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.spaces.Box):
+    def __init__(self, args: Args, obs_space: Box, action_space: Box):
         shape = args.num_steps, args.num_envs
         self.num_rows, self.gamma, self.gae_lambda = args.num_steps, args.gamma, args.gae_lambda
         # bytes
@@ -512,7 +508,8 @@ def train(args: Args) -> float:
 
         # 3. store
         buffer.add(obs, actions, log_probs, values, rewards, terminations, truncations, final=autoreset)
-        obs, autoreset = next_obs, terminations | truncations
+        obs = next_obs
+        autoreset = terminations | truncations
 
         # 4. update
         if buffer.num_added == args.num_steps:

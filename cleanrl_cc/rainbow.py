@@ -16,15 +16,14 @@ Differs from the paper:
 """
 
 import math
-import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn, optim
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
@@ -136,15 +135,13 @@ class Encoder(nn.Module):
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first convolution
-        # takes bytes, which are exact in bf16, too
-        first, others = self.convolutions[0], self.convolutions[1:]
+        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first layer takes bytes, exact in bf16, too
+        first = self.convolutions[0]
+        bias = first.bias - first.weight.sum(dim=(1, 2, 3)) / 2
         dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
         images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(
-            images, first.weight / 255, first.bias - first.weight.sum(dim=(1, 2, 3)) / 2, first.stride
-        )
-        return others(x)
+        x = F.conv2d(images, first.weight / 255, bias, first.stride)
+        return self.convolutions[1:](x)
 
 
 class NoisyLinear(nn.Linear):  # [noisy]
@@ -159,13 +156,12 @@ class NoisyLinear(nn.Linear):  # [noisy]
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        # y = (W + Σ ⊙ ε_out ε_inᵀ) x + b + σ ⊙ ε_out,  ε = sgn(z) √|z|,
-        # z ~ N(0, 1). Two products, W x and Σ x, are no faster.
-        noise_out, noise_in = (
-            z.sign() * z.abs().sqrt() for z in map(torch.randn_like, (self.bias, self.weight[0]))
-        )
+        # y = (W + Σ ⊙ ε_out ε_inᵀ) x + b + σ ⊙ ε_out,  ε = sgn(z) √|z|,  z ~ N(0, 1)
+        draws = (torch.randn_like(self.bias), torch.randn_like(self.weight[0]))
+        noise_out, noise_in = (z.sign() * z.abs().sqrt() for z in draws)
         weight = torch.addcmul(self.weight, self.weight_sigma, noise_out[:, None] * noise_in)
-        return F.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, noise_out))
+        bias = torch.addcmul(self.bias, self.bias_sigma, noise_out)
+        return F.linear(x, weight, bias)  # two products, W x and Σ x, are no faster
 
 
 class QNetwork(nn.Module):
@@ -176,11 +172,11 @@ class QNetwork(nn.Module):
         super().__init__()
         if len(obs_shape) == 3:
             self.encoder = Encoder(obs_shape, args.encoder_channels)
+            in_dim = self.encoder.out_dim
         else:  # LayerNorm keeps the values from running away (networks.py of github.com/tseyde/decqn)
-            self.encoder = nn.Sequential(
-                nn.Linear(obs_shape[0], args.hidden_dim), nn.LayerNorm(args.hidden_dim), nn.Tanh()
-            )
-        in_dim = self.encoder.out_dim if len(obs_shape) == 3 else args.hidden_dim
+            first = nn.Linear(obs_shape[0], args.hidden_dim)
+            self.encoder = nn.Sequential(first, nn.LayerNorm(args.hidden_dim), nn.Tanh())
+            in_dim = args.hidden_dim
         linear = NoisyLinear if "noisy" in args.components else nn.Linear  # [noisy]
         num_atoms = args.num_atoms if "c51" in args.components else 1  # [c51]
         dueling = "dueling" in args.components  # [dueling]
@@ -204,8 +200,7 @@ class QNetwork(nn.Module):
 
 
 class Batch(NamedTuple):
-    """B transitions; `rewards` sums up to n of them, and the return beyond is
-    worth `gammas` times that of `next_obs`."""
+    """B transitions; the return is `rewards`, of up to n steps, plus `gammas` times that from `next_obs`."""
 
     obs: Tensor  # (B, *obs_shape), float32 or uint8
     actions: Tensor  # (B, D) int64, the bin of each action dimension
@@ -221,31 +216,27 @@ class Agent(nn.Module):
     """Rainbow: its networks, its optimizer, and how they act and learn. A Discrete space is one
     dimension whose bins are its actions."""
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
+    def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
         super().__init__()
-        self.args, self.device = args, device
-        # (A,) and A, or () and 1
-        self.action_shape, self.num_dims = action_space.shape, math.prod(action_space.shape)
-        discrete = isinstance(action_space, gym.spaces.Discrete)  # what each bin is to the environment:
-        self.bin_actions = (
-            action_space.start + np.arange(action_space.n)
-            if discrete
-            else np.linspace(-1, 1, args.bins, dtype=np.float32)
-        )
-        self.double, self.c51 = "double" in args.components, "c51" in args.components
-        # [c51] the updates after which the support is looked at, until it is complained of once
-        self.edge_checks = (100, 500, 1000)
-        # [c51] (K,)
-        self.register_buffer(
-            "atoms", torch.linspace(args.v_min, args.v_max, args.num_atoms), persistent=False
-        )
-        sizes = obs_space.shape, self.num_dims, len(self.bin_actions)
-        self.q_network, self.q_target = QNetwork(args, *sizes), QNetwork(args, *sizes).requires_grad_(False)
+        self.args = args
+        self.device = device
+        self.action_shape = action_space.shape  # (A,), or () of a Discrete space
+        self.num_dims = math.prod(action_space.shape)  # A, or 1
+        if isinstance(action_space, Discrete):  # what each bin is to the environment
+            self.bin_actions = action_space.start + np.arange(action_space.n)
+        else:
+            self.bin_actions = np.linspace(-1, 1, args.bins, dtype=np.float32)
+        self.double = "double" in args.components
+        self.c51 = "c51" in args.components
+        atoms = torch.linspace(args.v_min, args.v_max, args.num_atoms)  # (K,)
+        self.register_buffer("atoms", atoms, persistent=False)  # [c51]
+        sizes = (obs_space.shape, self.num_dims, len(self.bin_actions))
+        self.q_network = QNetwork(args, *sizes)
+        self.q_target = QNetwork(args, *sizes).requires_grad_(False)
         self.q_target.load_state_dict(self.q_network.state_dict())
         self.to(device)
-        self.q_optimizer = optim.Adam(
-            self.q_network.parameters(), lr=args.learning_rate, eps=1.5e-4, fused=True
-        )
+        parameters = self.q_network.parameters()
+        self.q_optimizer = optim.Adam(parameters, lr=args.learning_rate, eps=1.5e-4, fused=True)
         self.optimizers = {"q": self.q_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.shifts = args.random_shift and len(obs_space.shape) == 3
@@ -256,8 +247,8 @@ class Agent(nn.Module):
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
         integers; deterministic without noise."""
-        # (N, D): as Q is a mean over dimensions, each chooses for itself
-        bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)
+        # As Q is a mean over dimensions, each chooses for itself.
+        bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)  # (N, D)
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
@@ -279,44 +270,33 @@ class Agent(nn.Module):
 
     def project(self, probs: Tensor, rewards: Tensor, gammas: Tensor) -> Tensor:  # [c51]
         """The distribution of R + γ Z on the atoms of Z, (B, K) (Bellemare et al. 2017, equation 7)."""
-        # m_i = Σ_k p_k max(0, 1 - |clamp(R + γ z_k) - z_i| / Δz): an
-        # atom that is hit exactly takes all of p_k
-        # (B, K)
-        moved = (rewards[:, None] + gammas[:, None] * self.atoms).clamp(self.args.v_min, self.args.v_max)
-        # (B, i, k)
-        distances = (moved[:, None, :] - self.atoms[:, None]).abs() / (self.atoms[1] - self.atoms[0])
-        return ((1 - distances).clamp(min=0) * probs[:, None, :]).sum(dim=2)
+        # m_i = Σ_k p_k max(0, 1 - |clamp(R + γ z_k) - z_i| / Δz): an atom hit exactly takes all of p_k
+        moved = rewards[:, None] + gammas[:, None] * self.atoms  # (B, K)
+        moved = moved.clamp(self.args.v_min, self.args.v_max)
+        distances = (moved[:, None, :] - self.atoms[:, None]).abs()  # (B, i, k)
+        shares = (1 - distances / (self.atoms[1] - self.atoms[0])).clamp(min=0)
+        return (shares * probs[:, None, :]).sum(dim=2)
 
     def random_shift(self, images: Tensor) -> Tensor:
-        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, its
-        border repeated (DrQ, section 3.1)."""
-        (batch_size, channels, height, width), pad = images.shape, self.args.shift_pad
+        """Each image (B, C, H, W) moved by up to `shift_pad` pixels, edges repeated (DrQ, section 3.1)."""
+        batch_size, channels, height, width = images.shape
+        pad = self.args.shift_pad
         shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
         ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
         xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
-        # (B, C, H * W)
-        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1).expand(-1, channels, -1)
-        return images.flatten(2).gather(2, flat).view_as(images)
+        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1)  # (B, 1, H * W)
+        return images.flatten(2).gather(2, flat.expand(-1, channels, -1)).view_as(images)
 
     def update(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step of the online network; now and then one of the target. Returns the
-        temporal differences (B,) and metrics."""
+        """One step of the online network; now and then one of the target. Returns TD errors (B,), metrics."""
         if self.shifts:
-            batch = batch._replace(
-                obs=self.random_shift(batch.obs), next_obs=self.random_shift(batch.next_obs)
-            )
+            obs = self.random_shift(batch.obs)
+            next_obs = self.random_shift(batch.next_obs)
+            batch = batch._replace(obs=obs, next_obs=next_obs)
         td_errors, metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
             self.q_target.load_state_dict(self.q_network.state_dict())  # θ̄ ← θ
-        # [c51] a look waits for the device
-        if self.c51 and self.num_updates in self.edge_checks and metrics["losses/edge_mass"] > 0.2:
-            self.edge_checks, support = (), f"--v-min {self.args.v_min:g} to --v-max {self.args.v_max:g}"
-            print(
-                f"Warning: {metrics['losses/edge_mass']:.0%} of the returns' probability is on the first "
-                f"and last atoms of {support}: widen it, or lower --reward-scale {self.args.reward_scale:g}.",
-                file=sys.stderr,
-            )
         return td_errors, metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -324,13 +304,12 @@ class Agent(nn.Module):
             next_outputs = self.q_target(batch.next_obs)  # (B, D, bins, K)
             chooser = self.q_network(batch.next_obs) if self.double else next_outputs  # [double]
             next_bins = self.expected(chooser).argmax(dim=2)  # (B, D)
-            # (B, D, K)
             next_outputs = next_outputs.take_along_dim(next_bins[:, :, None, None], dim=2).squeeze(2)
         with self.autocast():
-            outputs = (
-                self.q_network(batch.obs).take_along_dim(batch.actions[:, :, None, None], dim=2).squeeze(2)
-            )
-        rewards, gammas = self.args.reward_scale * batch.rewards, batch.gammas * (1 - batch.terminations)
+            outputs = self.q_network(batch.obs)
+            outputs = outputs.take_along_dim(batch.actions[:, :, None, None], dim=2).squeeze(2)  # (B, D, K)
+        rewards = self.args.reward_scale * batch.rewards
+        gammas = batch.gammas * (1 - batch.terminations)
         if self.c51:
             # [c51] δ = KL(m || p), m the projection of R + γᵐ (1 - d) Z̄(s', a'), p and Z̄ mixtures 1/D Σ_d
             target_probs = self.project(next_outputs.softmax(dim=2).mean(dim=1), rewards, gammas)
@@ -341,18 +320,17 @@ class Agent(nn.Module):
         else:  # δ = Q(s, a) - R - γᵐ (1 - d) Q̄(s', a'),  Q(s, a) = 1/D Σ_d Q_d(s, a_d)
             q = outputs.squeeze(2).mean(dim=1)
             target_q = rewards + gammas * next_outputs.squeeze(2).mean(dim=1)
-            td_errors, loss = q - target_q, F.smooth_l1_loss if self.args.loss == "huber" else F.mse_loss
+            loss = F.smooth_l1_loss if self.args.loss == "huber" else F.mse_loss
             losses = loss(q, target_q, reduction="none")
+            td_errors = q - target_q
             metrics = {}
         qf_loss = (batch.weights * losses).mean()
         self.q_optimizer.zero_grad()
         qf_loss.backward()
         nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
         self.q_optimizer.step()
-        return td_errors.detach(), metrics | {
-            "losses/qf_loss": qf_loss.detach(),
-            "losses/q": q.detach().mean(),
-        }
+        metrics |= {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
+        return td_errors.detach(), metrics
 
 
 # --- replay buffer ---
@@ -367,37 +345,37 @@ class ReplayBuffer:
     age). At 84x84 gray, 7.1 kB a transition.
     """
 
-    def __init__(self, args: Args, obs_space: gym.spaces.Box, action_space: gym.Space, device: torch.device):
-        self.num_envs, self.gamma, self.device = args.num_envs, args.gamma, device
+    def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
+        self.device = device
+        self.num_envs = args.num_envs
+        self.gamma = args.gamma
         self.n_step = args.n_step if "n-step" in args.components else 1  # [n-step]
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
         self.num_rows = args.buffer_size // args.num_envs
-        shortest = args.num_envs * (self.stack + self.n_step + 1)
-        require(
-            args.buffer_size >= shortest,
-            "buffer_size",
-            args.buffer_size,
-            f"at least {shortest} for one whole window",
-        )
+        smallest = args.num_envs * (self.stack + self.n_step + 1)
+        expected = f"at least {smallest} for one whole window"
+        require(args.buffer_size >= smallest, "buffer_size", args.buffer_size, expected)
         self.obs_shape = obs_space.shape
         frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * math.prod(action_space.shape) + 40
-        storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
+        storage = place_buffer(row_bytes, args.buffer_size, device)
+        shape = (self.num_rows, self.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
-        # D = 1 if Discrete
-        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)
+        num_dims = math.prod(action_space.shape)  # 1 of a Discrete space
+        self.actions = torch.empty((*shape, num_dims), dtype=torch.int16, device=storage)
         self.rewards = np.empty(shape, np.float32)
-        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
+        self.terminations = np.empty(shape, bool)
+        self.truncations = np.empty(shape, bool)
+        self.final = np.ones(shape, bool)  # what comes before the first row, too: an episode begins there
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
         self.num_added = 0  # rows, ever
         # [per] Priorities are the leaves of a binary tree, node i the sum of nodes 2i and 2i + 1.
-        # Without [per] all of them are equal.
-        self.num_leaves = 2 ** math.ceil(math.log2(self.num_rows * self.num_envs))
+        self.exponent = 0.5 if "per" in args.components else 0.0  # 0: all priorities are equal
         self.max_priority = np.ones(1)
-        self.tree, self.exponent = np.zeros(2 * self.num_leaves), 0.5 if "per" in args.components else 0.0
-        # a view
-        self.priorities = self.tree[self.num_leaves :][: self.num_rows * self.num_envs].reshape(shape)
+        self.num_leaves = 2 ** math.ceil(math.log2(self.rewards.size))
+        self.tree = np.zeros(2 * self.num_leaves)
+        self.priorities = self.tree[self.num_leaves :][: self.rewards.size].reshape(shape)  # a view
 
     @property
     def size(self) -> int:
@@ -405,57 +383,52 @@ class ReplayBuffer:
         return min(self.num_added, self.num_rows)
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, D), the others (N,);
-        `final` where the action was ignored."""
-        row, previous = self.num_added % self.num_rows, (self.num_added - 1) % self.num_rows
-        begins = self.final[previous] if self.num_added else np.ones(self.num_envs, bool)
-        self.ages[row] = np.where(begins, 0, np.minimum(self.ages[previous], self.stack - 1) + 1)
+        """One row: obs (N, *obs_shape), actions (N, D), the others (N,); `final`: the action was ignored."""
+        row = self.num_added % self.num_rows
+        self.ages[row] = np.where(self.final[row - 1], 0, np.minimum(self.ages[row - 1], self.stack - 1) + 1)
         self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
         self.actions[row] = torch.as_tensor(actions)
-        self.rewards[row], self.terminations[row], self.truncations[row] = rewards, terminations, truncations
+        self.rewards[row] = rewards
+        self.terminations[row] = terminations
+        self.truncations[row] = truncations
         self.final[row] = final
-        # [per] A row gets the largest priority once n rows are ahead of it, and
-        # loses it with the first frame of its stack.
-        ready, head = (row - self.n_step) % self.num_rows, (row + np.arange(self.stack)) % self.num_rows
-        self.priorities[ready] = (
-            np.where(self.final[ready], 0, self.max_priority) if self.num_added >= self.n_step else 0
-        )
+        # [per] A row has the largest priority once n rows are ahead of it, and none without its whole stack.
+        ready = (row - self.n_step) % self.num_rows
+        head = (row + np.arange(self.stack)) % self.num_rows
+        self.priorities[ready] = np.where(self.final[ready], 0, self.max_priority)
         self.priorities[head] = 0
-        self._sum_up(
-            self.num_leaves
-            + (np.append(ready, head)[:, None] * self.num_envs + np.arange(self.num_envs)).ravel()
-        )
+        changed = np.append(ready, head)[:, None] * self.num_envs + np.arange(self.num_envs)
+        self._sum_up(self.num_leaves + changed.ravel())
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator, beta: float = 1.0) -> Batch:
-        """Of the rows that can start a window (not final, whole stack behind, n
-        rows ahead of it written): by priority."""
+        """By priority, of the rows that can start a window: not final, a whole stack behind, n rows ahead."""
         # [per] P(i) = p_i / Σ p, one draw from each of B equal shares of the sum;  w_i = (P_min / P_i) ** β
         sums = (np.arange(batch_size) + rng.random(batch_size)) * self.tree[1] / batch_size
         nodes = np.ones(batch_size, int)
-        while nodes[0] < self.num_leaves:
-            # from the root to where the running sum of priorities passes `sums`
+        while nodes[0] < self.num_leaves:  # from the root to where the running sum passes `sums`
             left = self.tree[2 * nodes]
-            # rounding must not lead to a priority of 0
-            goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)
-            nodes, sums = 2 * nodes + goes_right, sums - left * goes_right
+            goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)  # rounding leads to no priority of 0
+            nodes = 2 * nodes + goes_right
+            sums = sums - left * goes_right
         rows, envs = np.divmod(nodes - self.num_leaves, self.num_envs)
         weights = (self.tree[nodes].min() / self.tree[nodes]) ** beta
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
-        terminations, rewards = self.terminations[window], self.rewards[window]
+        terminations = self.terminations[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
-        discounts, steps = self.gamma ** np.arange(self.n_step), alive.sum(axis=1)
+        discounts = self.gamma ** np.arange(self.n_step) * alive
+        num_steps = alive.sum(axis=1)  # m
         to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
         return Batch(
             self._stacks(rows, envs),
             self._gather(self.actions, rows, envs).long(),
-            to_tensor((discounts * rewards * alive).sum(axis=1)),
-            self._stacks(rows + steps, envs),
+            to_tensor((discounts * self.rewards[window]).sum(axis=1)),
+            self._stacks(rows + num_steps, envs),
             to_tensor((terminations & alive).any(axis=1)),
-            to_tensor(self.gamma**steps),
+            to_tensor(self.gamma**num_steps),
             to_tensor(weights),
             torch.as_tensor(nodes),
         )
@@ -472,25 +445,20 @@ class ReplayBuffer:
             self.tree[nodes] = self.tree[2 * nodes] + self.tree[2 * nodes + 1]
 
     def _stacks(self, rows, envs) -> Tensor:
-        # (B, stack), oldest first
-        back = np.minimum(np.arange(self.stack)[::-1], self.ages[rows % self.num_rows, envs][:, None])
+        ages = self.ages[rows % self.num_rows, envs]
+        back = np.minimum(np.arange(self.stack)[::-1], ages[:, None])  # (B, stack), oldest first
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = (rows % self.num_rows * self.num_envs + envs).ravel()
-        return (
-            column.flatten(0, 1).index_select(0, torch.as_tensor(flat, device=column.device)).to(self.device)
-        )
+        flat = torch.as_tensor((rows % self.num_rows * self.num_envs + envs).ravel(), device=column.device)
+        return column.flatten(0, 1).index_select(0, flat).to(self.device)
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
         filled = {name: getattr(self, name)[: self.size] for name in columns}
-        return filled | {
-            "num_added": np.array(self.num_added),
-            "tree": self.tree,
-            "max_priority": self.max_priority,
-        }
+        filled |= {"tree": self.tree, "max_priority": self.max_priority}
+        return filled | {"num_added": np.array(self.num_added)}
 
 
 # --- training ---
@@ -517,31 +485,26 @@ def train(args: Args) -> float:
         previous_step = global_step
 
         # 1. act
-        # [noisy]
-        epsilon_end, epsilon_steps = (
-            (0, 1) if "noisy" in args.components else (args.epsilon_end, args.epsilon_steps)
-        )
-        epsilon = np.interp(
-            global_step, [args.learning_starts, args.learning_starts + epsilon_steps], [1, epsilon_end]
-        )
-        # Each dimension explores for itself, about ε / D of the time
-        # (misc/utils.py of github.com/tseyde/decqn)
-        explores = rng.random((args.num_envs, agent.num_dims)) < epsilon / (
-            epsilon + agent.num_dims * (1 - epsilon)
-        )
+        ends = [args.learning_starts, args.learning_starts + args.epsilon_steps]
+        epsilon = np.interp(global_step, ends, [1, args.epsilon_end])
+        if "noisy" in args.components:  # [noisy] after random actions the weights' noise alone explores
+            epsilon = float(global_step <= args.learning_starts)
+        # Each dimension explores by itself, ε / D of the time (misc/utils.py of github.com/tseyde/decqn)
+        share = epsilon / (epsilon + agent.num_dims * (1 - epsilon))
+        explores = rng.random((args.num_envs, agent.num_dims)) < share
         bins = rng.integers(0, len(agent.bin_actions), (args.num_envs, agent.num_dims))
         if not explores.all():
             bins = np.where(explores, bins, agent.q_values(obs, noisy=True).argmax(axis=2))
 
         # 2. step
-        next_obs, rewards, terminations, truncations, infos = envs.step(
-            agent.bin_actions[bins].reshape(envs.action_space.shape)
-        )
+        actions = agent.bin_actions[bins].reshape(envs.action_space.shape)
+        next_obs, rewards, terminations, truncations, infos = envs.step(actions)
         global_step += int(np.sum(~autoreset))
 
         # 3. store
         buffer.add(obs, bins, rewards, terminations, truncations, final=autoreset)
-        obs, autoreset = next_obs, terminations | truncations
+        obs = next_obs
+        autoreset = terminations | truncations
 
         # 4. update
         beta = np.interp(global_step, [0, args.beta_steps], [0.4, 1])  # [per]
@@ -555,11 +518,14 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(
-                global_step,
-                metrics
-                | {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon, "charts/beta": beta},
-            )
+            if metrics.get("losses/edge_mass", 0) > 0.2:  # [c51]
+                support = f"--v-min {args.v_min:g} and --v-max {args.v_max:g}"
+                run.warn(
+                    f"more than 20 % of the returns' probability is on the first and last atoms, {support}: "
+                    f"widen them, or lower --reward-scale {args.reward_scale:g}."
+                )
+            charts = {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon, "charts/beta": beta}
+            run.log(global_step, metrics | charts)
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):

@@ -579,7 +579,7 @@ def test_all_scripts_act_count_evaluate_and_checkpoint_alike():
     }
     assert len(ends) == len(begins) == 1
     act = "def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:"
-    for line in (act, "int(np.sum(~autoreset))", "obs, autoreset = next_obs, terminations | truncations"):
+    for line in (act, "int(np.sum(~autoreset))", "autoreset = terminations | truncations"):
         assert all(line in text for text in SOURCES.values())
 
 

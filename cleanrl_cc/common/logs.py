@@ -28,6 +28,7 @@ class Log:
     def __init__(self, args, writes: bool):
         self.args, self.writes = args, writes
         self.episodes = []  # ended since the last log line
+        self.warnings = set()
         self.last_return, self.earlier_seconds = math.nan, 0.0
         self.tracker = self.bar = self.writer = None
 
@@ -70,6 +71,12 @@ class Log:
         """Prints a line to stderr without tearing the progress bar."""
         if self.writes:
             tqdm.write(text, file=sys.stderr)
+
+    def warn(self, text: str):
+        """Says it the first time."""
+        if text not in self.warnings:
+            self.warnings.add(text)
+            self.say(f"Warning: {text}")
 
     def seconds(self) -> float:
         """Of training, those before a resume included."""
