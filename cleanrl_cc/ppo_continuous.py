@@ -2,25 +2,26 @@
 
     python cleanrl_cc/ppo_continuous.py --env-id HalfCheetah-v5
 
-Papers: PPO, Schulman et al. 2017, arXiv:1707.06347; generalised advantage estimation (GAE),
-Schulman et al. 2016, arXiv:1506.02438; the choices that matter, Andrychowicz et al. 2021,
-arXiv:2006.05990; Beta policy, Chou et al. 2017.
+Papers: PPO, Schulman et al. 2017, arXiv:1707.06347; generalised advantage estimation (GAE), Schulman et al.
+2016, arXiv:1506.02438; the choices that matter, Andrychowicz et al. 2021, arXiv:2006.05990; Beta policy, Chou
+et al. 2017.
 
-The ideas: play a fixed number of steps with the current policy, then learn from them for several
-epochs; a surrogate objective that stops paying once the new policy is far from the one that played;
-advantages that trade bias for variance by λ.
+The ideas: play a fixed number of steps with the current policy, then learn from them for several epochs; a
+surrogate objective that stops paying once the new policy is far from the one that played; advantages that
+trade bias for variance by λ.
 
 Differs from the paper:
 - A time limit is no termination: the value of the true final observation stands for the rewards it cut off.
-- Observations and rewards are normalised by the agent's own statistics; observations' change
-  after an update only: ratios see one scale.
-- Advantages are normalised per minibatch, gradients are clipped, weights start orthogonal; actor
-  and critic share the encoder of pixels.
+- Observations and rewards are normalised by the agent's own statistics; observations' change after an update
+  only: ratios see one scale.
+- Advantages are normalised per minibatch, gradients are clipped, weights start orthogonal; actor and critic
+  share the encoder of pixels.
 """
 
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn, optim
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
-from cleanrl_cc.common.distributed import average_gradients, connect, moments, standardize, take_rank
+from cleanrl_cc.common.distributed import connect, size, sum_over_processes, take_rank
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import Fp32Linear, flatten, require_memory, start_torch
@@ -131,6 +132,18 @@ PRESETS = {
 # --- networks ---
 
 
+def moments(rows: Tensor) -> tuple[int | Tensor, Tensor, Tensor]:
+    """Number, mean and variance (*shape) of the rows (B, *shape) of all processes, whose B may differ."""
+    if size() == 1:
+        return len(rows), rows.mean(0), rows.var(0, correction=0)
+    rows64 = rows.double()  # a sum of squares needs the digits
+    sums = torch.stack([torch.ones_like(rows64).sum(0), rows64.sum(0), rows64.square().sum(0)])
+    num_rows, total, squares = sum_over_processes(sums)
+    mean = total / num_rows
+    var = (squares / num_rows - mean.square()).clamp(min=0)
+    return num_rows.max().long(), mean.to(rows.dtype), var.to(rows.dtype)
+
+
 class RunningStatistics(nn.Module):
     """Mean and variance of all rows ever given, in a checkpoint like weights. In float64:
     float32 makes noise of a large constant."""
@@ -142,11 +155,11 @@ class RunningStatistics(nn.Module):
         self.register_buffer("count", torch.tensor(0))
 
     def update(self, rows: Tensor):
-        """`rows` (B, *shape), and those of other processes. Chan et al. 1983: the variance of two
-        sets from their means and variances."""
+        """Adds `rows` (B, *shape), and those of other processes: two sets in one (Chan et al. 1983)."""
         num_rows, mean, var = moments(rows.double())
         self.count += num_rows
-        share, delta = num_rows / self.count.double(), mean - self.mean
+        share = num_rows / self.count.double()
+        delta = mean - self.mean
         self.var.lerp_(var, share).add_(share * (1 - share) * delta.square())
         self.mean.add_(share * delta)
 
@@ -163,14 +176,10 @@ class Encoder(nn.Module):
     def __init__(self, obs_shape: tuple[int, int, int], channels: int, feature_dim: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
-        sizes = (
-            (obs_shape[0], channels, 8, 4),
-            (channels, 2 * channels, 4, 2),
-            (2 * channels, 2 * channels, 3, 1),
-        )
-        convolutions = nn.Sequential(
-            *[part for size in sizes for part in (orthogonal(nn.Conv2d(*size)), nn.ReLU())], nn.Flatten()
-        )
+        first = orthogonal(nn.Conv2d(obs_shape[0], channels, 8, stride=4))
+        second = orthogonal(nn.Conv2d(channels, 2 * channels, 4, stride=2))
+        third = orthogonal(nn.Conv2d(2 * channels, 2 * channels, 3))
+        convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
         self.convolutions = convolutions.to(memory_format=torch.channels_last)  # 1.5 times faster on a CPU
         out_dim = convolutions(torch.zeros(1, *obs_shape)).shape[1]
         self.linear = nn.Sequential(orthogonal(nn.Linear(out_dim, feature_dim)), nn.ReLU())
@@ -186,17 +195,14 @@ class Encoder(nn.Module):
 
 
 def mlp(sizes: list[int], activation: type[nn.Module], last_gain: float) -> nn.Sequential:
-    hidden = [
-        (orthogonal(nn.Linear(*pair)), activation()) for pair in zip(sizes[:-2], sizes[1:-1], strict=True)
-    ]
-    return nn.Sequential(
-        *[module for pair in hidden for module in pair], orthogonal(Fp32Linear(*sizes[-2:]), last_gain)
-    )
+    hidden = []
+    for in_dim, out_dim in pairwise(sizes[:-1]):
+        hidden += [orthogonal(nn.Linear(in_dim, out_dim)), activation()]
+    return nn.Sequential(*hidden, orthogonal(Fp32Linear(*sizes[-2:]), last_gain))
 
 
 class Normal(NamedTuple):
-    """A diagonal Gaussian. Its samples may leave [-1, 1] and keep their
-    probability: the environment clips them."""
+    """A diagonal Gaussian. Samples outside [-1, 1] keep their probability: the environment clips them."""
 
     mean: Tensor  # (B, A)
     log_std: Tensor  # (A,)
@@ -224,23 +230,21 @@ class Beta(NamedTuple):
         return 2 * self.a / (self.a + self.b) - 1
 
     def sample(self) -> Tensor:
-        x, y = torch._standard_gamma(self.a), torch._standard_gamma(self.b)
+        x = torch._standard_gamma(self.a)
+        y = torch._standard_gamma(self.b)
         return 2 * x / (x + y) - 1
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        # log Beta(x; a, b) = (a - 1) log x + (b - 1) log(1 - x) - log B(a, b),
-        # x = (1 + action) / 2, hence - log 2
+        # log Beta(x; a, b) = (a - 1) log x + (b - 1) log(1 - x) - log B(a, b),  x = (1 + action) / 2: - log 2
         x = ((1 + actions) / 2).clamp(1e-6, 1 - 1e-6)
-        return ((self.a - 1) * x.log() + (self.b - 1) * (-x).log1p() - self.log_beta() - math.log(2)).sum(
-            dim=1
-        )
+        powers = (self.a - 1) * x.log() + (self.b - 1) * (-x).log1p()
+        return (powers - self.log_beta() - math.log(2)).sum(dim=1)
 
     def entropy(self) -> Tensor:
-        total = self.a + self.b
-        means = (
-            (self.a - 1) * self.a.digamma() + (self.b - 1) * self.b.digamma() - (total - 2) * total.digamma()
-        )
-        return (self.log_beta() - means + math.log(2)).sum(dim=1).mean()
+        # H = log B(a, b) - (a - 1) ψ(a) - (b - 1) ψ(b) + (a + b - 2) ψ(a + b), and + log 2
+        a, b = self
+        powers = (a - 1) * a.digamma() + (b - 1) * b.digamma() - (a + b - 2) * (a + b).digamma()
+        return (self.log_beta() - powers + math.log(2)).sum(dim=1).mean()
 
     def log_beta(self) -> Tensor:
         return self.a.lgamma() + self.b.lgamma() - (self.a + self.b).lgamma()
@@ -254,21 +258,23 @@ class Agent(nn.Module):
 
     def __init__(self, args: Args, obs_space: Box, action_space: Box, device: torch.device):
         super().__init__()
-        self.args, self.device, self.pixels = args, device, obs_space.dtype == np.uint8
-        action_dim, beta = action_space.shape[0], args.action_distribution == "beta"
-        self.encoder = (
-            Encoder(obs_space.shape, args.encoder_channels, args.feature_dim)
-            if self.pixels
-            else nn.Identity()
-        )
-        sizes = [args.feature_dim] if self.pixels else [obs_space.shape[0], args.hidden_dim, args.hidden_dim]
+        self.args = args
+        self.device = device
+        self.pixels = obs_space.dtype == np.uint8
+        action_dim = action_space.shape[0]
+        beta = args.action_distribution == "beta"
+        if self.pixels:
+            self.encoder = Encoder(obs_space.shape, args.encoder_channels, args.feature_dim)
+            sizes = [args.feature_dim]
+        else:
+            self.encoder = nn.Identity()
+            sizes = [obs_space.shape[0], args.hidden_dim, args.hidden_dim]
         activation = {"tanh": nn.Tanh, "relu": nn.ReLU}[args.activation]
         self.actor = mlp([*sizes, 2 * action_dim if beta else action_dim], activation, last_gain=0.01)
         self.critic = mlp([*sizes, 1], activation, last_gain=1.0)
         self.log_std = None if beta else nn.Parameter(torch.full((action_dim,), args.initial_log_std))
-        self.obs_statistics = (
-            RunningStatistics(*obs_space.shape) if args.normalize and not self.pixels else None
-        )
+        normalizes = args.normalize and not self.pixels
+        self.obs_statistics = RunningStatistics(*obs_space.shape) if normalizes else None
         self.return_statistics = RunningStatistics()
         self.to(device)
         self.weights = flatten(self)
@@ -283,22 +289,19 @@ class Agent(nn.Module):
         """The policy's distribution and the values (B,) of normalised observations (B, *obs_shape)."""
         with self.autocast():
             features = self.encoder(obs)
-            parameters, values = self.actor(features).float(), self.critic(features).float().squeeze(1)
+            parameters = self.actor(features).float()
+            values = self.critic(features).float().squeeze(1)
         if self.log_std is not None:
             return Normal(parameters, self.log_std), values
         return Beta(*(F.softplus(parameters) + 1).chunk(2, dim=1)), values
 
     def normalize(self, obs: np.ndarray) -> Tensor:
-        """Observations on the device; vectors with the mean 0 and the
-        variance 1 of those seen in training."""
+        """Observations on the device; vectors scaled to mean 0 and variance 1 of those seen in training."""
         obs = torch.as_tensor(obs, device=self.device)
         if self.obs_statistics is None:
             return obs
-        return (
-            ((obs - self.obs_statistics.mean) * (self.obs_statistics.var + 1e-8).rsqrt())
-            .clamp_(-10, 10)
-            .float()
-        )
+        obs = (obs - self.obs_statistics.mean) * (self.obs_statistics.var + 1e-8).rsqrt()
+        return obs.clamp(-10, 10).float()
 
     @torch.no_grad()
     def sample(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -316,22 +319,23 @@ class Agent(nn.Module):
     @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
         """V(obs), (N,), in units of the environment's reward."""
-        return (self(self.normalize(obs))[1] * self.return_statistics.var.sqrt()).cpu().numpy()
+        _, values = self(self.normalize(obs))
+        return (values * self.return_statistics.var.sqrt()).cpu().numpy()
 
     def update(
         self, buffer: "RolloutBuffer", next_obs: np.ndarray, rng: np.random.Generator
     ) -> dict[str, Tensor]:
         """Learns from a full buffer, after which came `next_obs`, and empties it."""
-        args, to_tensor = self.args, partial(torch.as_tensor, device=self.device)
-        # of T * N rows those whose action the policy chose
-        rows, rewards = np.flatnonzero(~buffer.final), buffer.rewards
+        args = self.args
+        to_tensor = partial(torch.as_tensor, device=self.device)
+        rows = np.flatnonzero(~buffer.final)  # of all T * N those whose action the policy chose
+        rewards = buffer.rewards
         if args.normalize:
-            self.return_statistics.update(
-                to_tensor(buffer.discounted_returns().ravel()[rows], dtype=torch.float32)
-            )
+            discounted_returns = buffer.discounted_returns().ravel()[rows]
+            self.return_statistics.update(to_tensor(discounted_returns, dtype=torch.float32))
             rewards = (rewards / math.sqrt(self.return_statistics.var.item() + 1e-8)).clip(-10, 10)
-        next_values = self(self.normalize(next_obs))[1].detach().cpu().numpy()
-        advantages = buffer.advantages(rewards, next_values)
+        _, next_values = self(self.normalize(next_obs))
+        advantages = buffer.advantages(rewards, next_values.detach().cpu().numpy())
         returns = advantages + buffer.values  # what the critic learns
         columns = (buffer.obs, buffer.actions, buffer.log_probs, buffer.values, advantages, returns)
         raw_obs, *others = (to_tensor(column.reshape(-1, *column.shape[2:])) for column in columns)
@@ -339,13 +343,11 @@ class Agent(nn.Module):
 
         for _ in range(args.num_epochs):
             shuffled = to_tensor(rng.permutation(rows))
-            minibatches = zip(
-                *(column[shuffled].tensor_split(args.num_minibatches) for column in batch), strict=True
-            )
-            *losses, log_ratios = zip(*(self.update_minibatch(*m) for m in minibatches), strict=True)
+            splits = [column[shuffled].tensor_split(args.num_minibatches) for column in batch]
+            results = [self.update_minibatch(*minibatch) for minibatch in zip(*splits, strict=True)]
+            *losses, log_ratios = zip(*results, strict=True)
             self.num_updates += args.num_minibatches
-            # KL(old | new) ≈ E[(ρ - 1) - log ρ],
-            # ρ = π(a|s) / π_old(a|s): Schulman's k3, never negative, of little variance
+            # KL(old | new) ≈ E[(ρ - 1) - log ρ],  ρ = π(a|s) / π_old(a|s): Schulman's k3, never negative
             log_ratio = torch.cat(log_ratios)
             _, approx_kl, _ = moments(log_ratio.expm1() - log_ratio)
             if args.target_kl is not None and approx_kl > args.target_kl:
@@ -354,39 +356,39 @@ class Agent(nn.Module):
         buffer.num_added = 0
         if self.obs_statistics is not None:
             self.obs_statistics.update(raw_obs[rows])
-        metrics = dict(
-            zip(
-                ("policy_loss", "value_loss", "entropy"),
-                (torch.stack(values).mean() for values in losses),
-                strict=True,
-            )
-        )
-        metrics |= {
-            "approx_kl": approx_kl,
-            "clip_fraction": (log_ratio.expm1().abs() > args.clip_coef).float().mean(),
+        policy_loss, value_loss, entropy = (torch.stack(values).mean() for values in losses)
+        unexplained = advantages.ravel()[rows].var() / (returns.ravel()[rows].var() + 1e-8)
+        return {
+            "losses/policy_loss": policy_loss,
+            "losses/value_loss": value_loss,
+            "losses/entropy": entropy,
+            "losses/approx_kl": approx_kl,
+            "losses/clip_fraction": (log_ratio.expm1().abs() > args.clip_coef).float().mean(),
+            "losses/explained_variance": 1 - unexplained,
         }
-        metrics["explained_variance"] = 1 - advantages.ravel()[rows].var() / (
-            returns.ravel()[rows].var() + 1e-8
-        )
-        return {f"losses/{name}": value for name, value in metrics.items()}
 
     def losses(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:
         """Of normalised observations (B, *obs_shape), actions (B, A), the others (B,); `old` of the policy
         that played. Returns the loss to descend; of its parts policy loss, value loss and entropy, and the
         log-ratios (B,) of new to old policy."""
         policy, values = self(obs)
+        std, mean = torch.std_mean(advantages)
+        if size() > 1:  # those of the minibatches of all processes
+            num_rows, mean, var = moments(advantages)
+            std = (var * num_rows / (num_rows - 1)).sqrt()
+        advantages = (advantages - mean) / (std + 1e-8)
         # L(π) = E[min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)]  (Schulman et al. 2017, equation 7)
-        advantages, log_ratio = standardize(advantages), policy.log_prob(actions) - old_log_probs
-        ratio, clip_coef = log_ratio.exp(), self.args.clip_coef
-        policy_loss = -torch.min(
-            ratio * advantages, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages
-        ).mean()
+        log_ratio = policy.log_prob(actions) - old_log_probs
+        ratio = log_ratio.exp()
+        clipped_ratio = ratio.clamp(1 - self.args.clip_coef, 1 + self.args.clip_coef)
+        policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()
         # L(V) = E[(V - R)²], or with clipping E[max((V - R)², (clip(V, V_old ± c) - R)²)]
-        errors, entropy = (values - returns).square(), policy.entropy()
+        errors = (values - returns).square()
         if self.args.clip_value is not None:
             clipped = old_values + (values - old_values).clamp(-self.args.clip_value, self.args.clip_value)
             errors = torch.max(errors, (clipped - returns).square())
         value_loss = errors.mean()
+        entropy = policy.entropy()
         loss = policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy
         return loss, *(part.detach() for part in (policy_loss, value_loss, entropy, log_ratio))
 
@@ -395,7 +397,9 @@ class Agent(nn.Module):
         loss, *parts = self.losses(*minibatch)
         gradient = self.weights.grad.zero_()
         loss.backward()
-        average_gradients(gradient, len(minibatch[0]))
+        if size() > 1:  # that of the mean over the rows of all processes, which the last element counts
+            total = sum_over_processes(torch.cat([gradient, gradient.new_ones(1)]) * len(minibatch[0]))
+            gradient.copy_(total[:-1] / total[-1])
         # g ← g min(1, c / |g|)
         gradient.mul_((self.args.max_grad_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0))
         self.optimizer.step()
@@ -406,31 +410,33 @@ class Agent(nn.Module):
 
 
 class RolloutBuffer:
-    """T rows of N environments, in the order in which they came: the
-    observation that follows row t is row t + 1's.
+    """T rows of N environments, in the order in which they came: the observation after row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to
-    reset: that row is marked `final`. Its value is what a truncated episode bootstraps
-    from; nothing else of it is learned from.
+    The vector environment returns an episode's final observation, then ignores an action to reset: that
+    row is marked `final`. Its value is what a truncated episode bootstraps from; nothing else of it is
+    learned from.
     """
 
     def __init__(self, args: Args, obs_space: Box, action_space: Box):
-        shape = args.num_steps, args.num_envs
-        self.num_rows, self.gamma, self.gae_lambda = args.num_steps, args.gamma, args.gae_lambda
-        # bytes
-        transition = math.prod(obs_space.shape) * obs_space.dtype.itemsize + 4 * action_space.shape[0] + 15
-        # an update shuffles a copy
-        require_memory(2 * args.num_envs * transition, "num_steps", args.num_steps)
+        shape = (args.num_steps, args.num_envs)
+        self.num_rows = args.num_steps
+        self.gamma = args.gamma
+        self.gae_lambda = args.gae_lambda
+        row_bytes = math.prod(obs_space.shape) * obs_space.dtype.itemsize + 4 * action_space.shape[0] + 15
+        require_memory(2 * args.num_envs * row_bytes, "num_steps", args.num_steps)  # 2: an update copies
         self.obs = np.empty((*shape, *obs_space.shape), obs_space.dtype)
         self.actions = np.empty((*shape, *action_space.shape), np.float32)
-        self.rewards, self.log_probs, self.values = (np.empty(shape, np.float32) for _ in range(3))
-        self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
+        self.log_probs = np.empty(shape, np.float32)
+        self.values = np.empty(shape, np.float32)
+        self.rewards = np.empty(shape, np.float32)
+        self.terminations = np.empty(shape, bool)
+        self.truncations = np.empty(shape, bool)
+        self.final = np.empty(shape, bool)
         self.discounted_return = np.zeros(args.num_envs)  # of each environment's episode before the first row
         self.num_added = 0  # rows since the last update
 
     def add(self, obs, actions, log_probs, values, rewards, terminations, truncations, final):
-        """One row of N: obs (N, *obs_shape), actions (N, A), the others (N,);
-        `final` where the action was ignored."""
+        """One row: obs (N, *obs_shape), actions (N, A), the others (N,); `final`: the action was ignored."""
         row = self.num_added
         self.obs[row] = obs
         self.actions[row] = actions
@@ -443,19 +449,18 @@ class RolloutBuffer:
         self.num_added += 1
 
     def discounted_returns(self) -> np.ndarray:
-        """(T, N): R_t = r_t + γ R_{t-1}, from 0 at the start of each
-        episode, whichever rollout that was in."""
-        returns, ends = np.empty(self.rewards.shape), self.terminations | self.truncations
+        """(T, N): R_t = r_t + γ R_{t-1}, from 0 at each episode's start, whichever rollout that was in."""
+        returns = np.empty(self.rewards.shape)
+        ends = self.terminations | self.truncations
         for t in range(self.num_rows):
             returns[t] = self.rewards[t] + self.gamma * self.discounted_return
             self.discounted_return = np.where(ends[t], 0.0, returns[t])
         return returns
 
     def advantages(self, rewards: np.ndarray, next_values: np.ndarray) -> np.ndarray:
-        """GAE (T, N), where `next_values` (N,) are those of the observations after the last row
-        (Schulman et al. 2016, equation 16)."""
-        # A_t = δ_t + γ λ A_{t+1},  δ_t = r_t + γ V_{t+1} - V_t;
-        # V_{t+1} counts unless row t terminated, A_{t+1} unless it ended
+        """GAE (T, N); `next_values` (N,) are those after the last row (Schulman et al. 2016, equation 16)."""
+        # A_t = δ_t + γ λ A_{t+1},  δ_t = r_t + γ V_{t+1} - V_t
+        # V_{t+1} counts unless row t terminated, A_{t+1} unless it ended.
         next_values = np.concatenate([self.values[1:], next_values[None]])
         advantages = rewards + self.gamma * next_values * ~self.terminations - self.values
         discounts = self.gamma * self.gae_lambda * ~(self.terminations | self.truncations)
@@ -514,14 +519,10 @@ def train(args: Args) -> float:
         # 4. update
         if buffer.num_added == args.num_steps:
             progress = previous_step / args.total_timesteps
-            schedules = {
-                "constant": 1.0,
-                "linear": 1 - progress,
-                "cosine": (1 + math.cos(math.pi * progress)) / 2,
-            }
-            agent.optimizer.param_groups[0]["lr"] = (
-                args.learning_rate * schedules[args.learning_rate_schedule]
-            )
+            cosine = (1 + math.cos(math.pi * progress)) / 2
+            schedules = {"constant": 1.0, "linear": 1 - progress, "cosine": cosine}
+            learning_rate = args.learning_rate * schedules[args.learning_rate_schedule]
+            agent.optimizer.param_groups[0]["lr"] = learning_rate
             metrics = agent.update(buffer, obs, rng)
 
         # 5. log
@@ -529,10 +530,8 @@ def train(args: Args) -> float:
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
             learning_rate = agent.optimizer.param_groups[0]["lr"]
-            run.log(
-                global_step,
-                metrics | {"charts/num_updates": agent.num_updates, "charts/learning_rate": learning_rate},
-            )
+            charts = {"charts/num_updates": agent.num_updates, "charts/learning_rate": learning_rate}
+            run.log(global_step, metrics | charts)
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):

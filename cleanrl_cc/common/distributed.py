@@ -56,44 +56,11 @@ def disconnect():
         dist.destroy_process_group()
 
 
-def moments(rows: Tensor) -> tuple[int | Tensor, Tensor, Tensor]:
-    """Number, mean and variance (*shape) of the rows (B, *shape) of all processes, whose B may differ."""
-    if size() == 1:
-        return len(rows), rows.mean(0), rows.var(0, correction=0)
-    exact = rows.double()  # a sum of squares needs the digits
-    count, total, squares = all_sum(
-        torch.stack([torch.full_like(exact[0], len(rows)), exact.sum(0), exact.square().sum(0)])
-    )
-    mean = total / count
-    return (
-        count.flatten()[0].long(),
-        mean.to(rows.dtype),
-        (squares / count - mean.square()).clamp_min(0).to(rows.dtype),
-    )
-
-
-def standardize(values: Tensor) -> Tensor:
-    """The values (B,), so that those of all processes have mean 0 and sample standard deviation 1."""
-    if size() == 1:
-        std, mean = torch.std_mean(values)
-    else:
-        count, mean, var = moments(values)
-        std = (var * count / (count - 1)).sqrt()
-    return (values - mean) / (std + 1e-8)
-
-
-def average_gradients(gradient: Tensor, num_rows: int):
-    """Turns the gradient (number of weights,) of a mean over the `num_rows` rows of this process
-    into that of the mean over all rows."""
-    if size() > 1:
-        # its last element counts the rows
-        total = all_sum(torch.cat([gradient, gradient.new_ones(1)]) * num_rows)
-        gradient.copy_(total[:-1] / total[-1])
-
-
 @torch.compiler.disable
-def all_sum(tensor: Tensor) -> Tensor:
-    dist.all_reduce(tensor)
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The tensor, of the same shape in all processes, becomes the sum of theirs."""
+    if size() > 1:
+        dist.all_reduce(tensor)
     return tensor
 
 
