@@ -2,20 +2,19 @@
 
     python cleanrl_cc/ddpg.py --env-id HalfCheetah-v5
 
-Papers: DDPG, Lillicrap et al. 2015, arXiv:1509.02971; from pixels
-DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
+Papers: DDPG, Lillicrap et al. 2015, arXiv:1509.02971; from pixels DrQ-v2, Yarats et al. 2021,
+arXiv:2107.09645.
 
 The ideas: Q-learning with continuous actions, where an actor learns to give the action of the highest value;
 a replay buffer; targets that follow slowly. `--batch-norm --exploration-noise-type ou` adds the paper's
 normalisation and its noise with a memory.
 
 Differs from the paper:
-- Networks, batch and learning rate are td3.py's, and the weights start
-  as torch's do; there is no weight decay.
-- The critic reads the action in its first layer instead of its second; batch normalisation of a
-  critic is therefore that of the state.
-- On pixels: random shift, one encoder that learns from the critic alone and has no target, n-step returns and
-  falling exploration noise, as in DrQ-v2. LunarLander has n-step returns, too.
+- Networks, batch and learning rate are td3.py's, weights start as torch's do, and there is no weight decay.
+- The critic reads the action in its first layer instead of its second; batch normalisation of a critic is
+  therefore that of the state.
+- On pixels: random shift, one encoder that learns from the critic alone and has no target, n-step returns,
+  and falling exploration noise, as in DrQ-v2. LunarLander has n-step returns, too.
 """
 
 import math
@@ -424,15 +423,13 @@ def train(args: Args) -> float:
         "at least 2 for batch normalisation",
     )
     envs = make_vector_env(args, continuous=True)
-    device = start_torch(
-        args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)
-    )
+    pixels = envs.single_observation_space.dtype == np.uint8
+    device = start_torch(args, pixels, (args.num_envs, args.batch_size))
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
-    final_noise = (
-        args.exploration_noise if args.final_exploration_noise is None else args.final_exploration_noise
-    )
+    falls = args.final_exploration_noise is not None
+    final_noise = args.final_exploration_noise if falls else args.exploration_noise
     run = Run(args)
     if run.checkpoint:
         global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
@@ -443,9 +440,8 @@ def train(args: Args) -> float:
         previous_step = global_step
 
         # 1. act
-        agent.exploration_noise = np.interp(
-            global_step, [0, args.exploration_steps], [args.exploration_noise, final_noise]
-        )
+        noise = np.interp(global_step, [0, args.exploration_steps], [args.exploration_noise, final_noise])
+        agent.exploration_noise = noise
         if global_step < args.learning_starts:
             actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
         else:
@@ -470,14 +466,8 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(
-                global_step,
-                metrics
-                | {
-                    "charts/num_updates": agent.num_updates,
-                    "charts/exploration_noise": agent.exploration_noise,
-                },
-            )
+            charts = {"charts/num_updates": agent.num_updates, "charts/exploration_noise": noise}
+            run.log(global_step, metrics | charts)
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):

@@ -2,20 +2,20 @@
 
     python cleanrl_cc/dqn_atari_style.py --env-id CarRacing-v3
 
-Papers: DQN, Mnih et al. 2015, doi:10.1038/nature14236; decoupled
-Q-learning, Seyde et al. 2022, arXiv:2210.12566.
+Papers: DQN, Mnih et al. 2015, doi:10.1038/nature14236; decoupled Q-learning, Seyde et al. 2022,
+arXiv:2210.12566.
 
-The ideas: a network that values every action at once; replay, against correlated transitions; a
-target network that stands still between copies. Continuous actions take `bins` values per
-dimension, each dimension has a head of its own, and Q(s, a) is the mean over the heads: 21
-dimensions of 3 bins need 63 outputs, not 3^21.
+The ideas: a network that values every action at once; replay, against correlated transitions; a target
+network that stands still between copies. Continuous actions take `bins` values per dimension, each dimension
+has a head of its own, and Q(s, a) is the mean over the heads: 21 dimensions of 3 bins need 63 outputs, not
+3^21.
 
 Differs from the paper:
 - Adam instead of RMSProp; gradients are clipped by their norm.
 - Rewards are scaled, not clipped, and returns may be n-step: see `PRESETS`.
-- With several action dimensions, as in decoupled Q-learning, the online network chooses the next bins
-  and the target network values them, and each dimension explores for itself; there is one network
-  instead of two. One dimension is plain DQN.
+- With several action dimensions, as in decoupled Q-learning, the online network chooses the next bins and the
+  target network values them, and each dimension explores for itself; there is one network instead of two.
+  One dimension is plain DQN.
 """
 
 import math
@@ -363,9 +363,8 @@ def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     check_args(args)
     envs = make_vector_env(args)
-    device = start_torch(
-        args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)
-    )
+    pixels = envs.single_observation_space.dtype == np.uint8
+    device = start_torch(args, pixels, (args.num_envs, args.batch_size))
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
@@ -407,9 +406,8 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(
-                global_step, metrics | {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon}
-            )
+            charts = {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon}
+            run.log(global_step, metrics | charts)
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):

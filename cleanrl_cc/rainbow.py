@@ -9,10 +9,9 @@ the weights explores (1706.10295); [n-step] n rewards before bootstrapping; [c51
 not its mean (1707.06887). With none (on several dimensions: [double]) this is dqn_atari_style.py.
 
 Differs from the paper:
-- Rewards are scaled, not clipped, and the support of returns follows: see
-  `PRESETS`. Gradients are clipped by their norm.
-- Continuous actions as in dqn_atari_style.py, with the mixture of the dimensions'
-  distributions. Both streams share their input noise.
+- Rewards are scaled, not clipped, and the support of returns follows: see `PRESETS`.
+- Gradients are clipped by their norm. Both streams share their input noise.
+- Continuous actions as in dqn_atari_style.py, with the mixture of the dimensions' distributions.
 """
 
 import math
@@ -469,9 +468,8 @@ def train(args: Args) -> float:
     check_args(args)
     require(args.v_max > args.v_min, "v_max", args.v_max, f"greater than --v-min {args.v_min}")
     envs = make_vector_env(args)
-    device = start_torch(
-        args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)
-    )
+    pixels = envs.single_observation_space.dtype == np.uint8
+    device = start_torch(args, pixels, (args.num_envs, args.batch_size))
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed

@@ -438,9 +438,8 @@ def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     check_args(args)
     envs = make_vector_env(args, continuous=True)
-    device = start_torch(
-        args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)
-    )
+    pixels = envs.single_observation_space.dtype == np.uint8
+    device = start_torch(args, pixels, (args.num_envs, args.batch_size))
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
@@ -469,11 +468,10 @@ def train(args: Args) -> float:
         autoreset = terminations | truncations
 
         # 4. update
-        remaining = (
-            1 - previous_step / args.total_timesteps if args.learning_rate_schedule == "linear" else 1.0
-        )
+        falls = args.learning_rate_schedule == "linear"
+        learning_rate = args.learning_rate * (1 - previous_step / args.total_timesteps if falls else 1.0)
         for optimizer in agent.optimizers.values():
-            optimizer.param_groups[0]["lr"] = args.learning_rate * remaining
+            optimizer.param_groups[0]["lr"] = learning_rate
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
         while agent.num_updates < updates_due and buffer.size > args.n_step:
             metrics |= agent.update(buffer.sample(args.batch_size, rng))
@@ -482,11 +480,8 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            learning_rate = agent.q_optimizer.param_groups[0]["lr"]
-            run.log(
-                global_step,
-                metrics | {"charts/num_updates": agent.num_updates, "charts/learning_rate": learning_rate},
-            )
+            charts = {"charts/num_updates": agent.num_updates, "charts/learning_rate": learning_rate}
+            run.log(global_step, metrics | charts)
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):

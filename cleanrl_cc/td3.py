@@ -9,9 +9,9 @@ critics; noise on the target's action smooths the value around it; the actor and
 at every second update of the critics.
 
 Differs from the paper:
-- Networks, batch and learning rate are those of the authors' later code: two layers of
-  256, 256 transitions, 3e-4 (Hopper: 1e-3).
-- On pixels: random shift, one encoder that learns from the critics alone and has no target, n-step returns,
+- Networks, batch and learning rate are those of the authors' later code: two layers of 256, 256 transitions,
+  3e-4 (Hopper: 1e-3).
+- On pixels: random shift, one encoder that learns from the critic alone and has no target, n-step returns,
   falling exploration noise and no delay, as in DrQ-v2. LunarLander has n-step returns, too.
 """
 
@@ -427,15 +427,13 @@ def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     check_args(args)
     envs = make_vector_env(args, continuous=True)
-    device = start_torch(
-        args, envs.single_observation_space.dtype == np.uint8, (args.num_envs, args.batch_size)
-    )
+    pixels = envs.single_observation_space.dtype == np.uint8
+    device = start_torch(args, pixels, (args.num_envs, args.batch_size))
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
-    final_noise = (
-        args.exploration_noise if args.final_exploration_noise is None else args.final_exploration_noise
-    )
+    falls = args.final_exploration_noise is not None
+    final_noise = args.final_exploration_noise if falls else args.exploration_noise
     run = Run(args)
     if run.checkpoint:
         global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
@@ -446,9 +444,8 @@ def train(args: Args) -> float:
         previous_step = global_step
 
         # 1. act
-        agent.exploration_noise = np.interp(
-            global_step, [0, args.exploration_steps], [args.exploration_noise, final_noise]
-        )
+        noise = np.interp(global_step, [0, args.exploration_steps], [args.exploration_noise, final_noise])
+        agent.exploration_noise = noise
         if global_step < args.learning_starts:
             actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
         else:
@@ -472,14 +469,8 @@ def train(args: Args) -> float:
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(
-                global_step,
-                metrics
-                | {
-                    "charts/num_updates": agent.num_updates,
-                    "charts/exploration_noise": agent.exploration_noise,
-                },
-            )
+            charts = {"charts/num_updates": agent.num_updates, "charts/exploration_noise": noise}
+            run.log(global_step, metrics | charts)
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):
