@@ -88,23 +88,23 @@ class Args(RunArgs):
     """largest random shift in pixels"""
 
 
-# The defaults above are those of the authors' code, github.com/sfujim/TD3 (OurDDPG);
-# CarRacing's other numbers come from our own runs.
+# The defaults above are those of the authors' code, github.com/sfujim/TD3 (TD3.py, OurDDPG.py); CarRacing's
+# other numbers come from our own runs.
 MUJOCO = {"learning_starts": 25_000}  # the authors' code
-DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5}  # DrQ-v2, table 2
+# DrQ-v2, table 2
+DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5}
 PRESETS = {
     **{f"{name}-v[45]": MUJOCO for name in ("HalfCheetah", "Walker2d", "Hopper", "Ant")},
     "Humanoid-v[45]": MUJOCO | {"total_timesteps": 5_000_000},
-    # Learning rate from Stable-Baselines3 zoo, ddpg.yml,
-    # LunarLanderContinuous-v2; tau and n_step from our own runs
+    # Learning rate from Stable-Baselines3 zoo, LunarLanderContinuous-v2; tau and n_step from our own runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 1e-3, "tau": 0.01, "n_step": 3},
     "CarRacing-v3": DRQ_V2
     | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
     | {"encoder_channels": 16, "buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000}
     | {"reward_scale": 0.05, "exploration_noise": 0.5, "final_exploration_noise": 0.1}
     | {"exploration_steps": 50_000},
-    # Images, action repeat and learning rate from DrQ-v2, table 2; the noise falls between
-    # its schedules for easy and medium tasks
+    # Images, action repeat and learning rate from DrQ-v2, table 2; the noise falls between its schedules for
+    # easy and medium tasks
     "dm_control/*": DRQ_V2
     | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
     | {"learning_rate": 1e-4, "buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000}
@@ -192,7 +192,7 @@ class Batch(NamedTuple):
 
 
 class Agent(nn.Module):
-    """DDPG: its networks, its optimizers, and how they act and learn."""
+    """The networks and their optimizers: how they act and how they learn."""
 
     def __init__(self, args: Args, obs_space: Box, action_space: Box, device: torch.device):
         super().__init__()
@@ -318,10 +318,9 @@ class Agent(nn.Module):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset:
-    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
-    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
-    age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row
+    is marked `final` and is never a start. Of stacked images only the newest frame is kept, 7.1 kB at 84x84
+    gray. The row's age in its episode says how far a stack reaches back: frame j is row t - min(j, age).
     """
 
     def __init__(self, args: Args, obs_space: Box, action_space: Box, device: torch.device):
@@ -416,12 +415,8 @@ class ReplayBuffer:
 def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     check_args(args)
-    require(
-        args.batch_size >= 2 or not args.batch_norm,
-        "batch_size",
-        args.batch_size,
-        "at least 2 for batch normalisation",
-    )
+    enough = args.batch_size >= 2 or not args.batch_norm
+    require(enough, "batch_size", args.batch_size, "at least 2 for batch normalisation")
     envs = make_vector_env(args, continuous=True)
     pixels = envs.single_observation_space.dtype == np.uint8
     device = start_torch(args, pixels, (args.num_envs, args.batch_size))
@@ -434,7 +429,10 @@ def train(args: Args) -> float:
     if run.checkpoint:
         global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
     else:
-        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
+        global_step = 0
+        metrics = {}
+        obs, _ = envs.reset()
+        autoreset = np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -459,7 +457,7 @@ def train(args: Args) -> float:
 
         # 4. update
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
-        while agent.num_updates < updates_due and buffer.size > args.n_step:
+        while agent.num_updates < updates_due and buffer.size > buffer.n_step:
             metrics |= agent.update(buffer.sample(args.batch_size, rng))
 
         # 5. log

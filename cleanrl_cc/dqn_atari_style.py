@@ -82,8 +82,8 @@ class Args(RunArgs):
     """largest random shift in pixels"""
 
 
-# The defaults above: Stable-Baselines3 zoo, dqn.yml, Atari, but earlier updates, and random
-# actions that fall sooner, to a larger share.
+# The defaults above: Stable-Baselines3 zoo, dqn.yml, Atari, but earlier updates, and random actions that fall
+# sooner, to a larger share.
 # ZOO: the same file, LunarLander-v2, with one update per step as there, but 1,000 random actions first.
 ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000}
 ZOO |= {"updates_per_step": 1.0, "learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1}
@@ -94,8 +94,8 @@ PRESETS = {
     | {"target_update_frequency": 128, "epsilon_steps": 8_000, "epsilon_end": 0.04},
     "LunarLander-v3": ZOO | {"action_set": "native"},
     "Acrobot-v1": ZOO,
-    # Images, episodes and rewards as in sac_drq.py; five actions: 713 after 30,000 steps, two
-    # axes of three bins 237; the rest: guesses
+    # Images, episodes and rewards as in sac_drq.py; the rest: guesses
+    # Five actions: 713 after 30,000 steps, two axes of three bins 237
     "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50}
     | {"checkpoint_frequency": 10_000, "buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000}
     | {"updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.05, "target_update_frequency": 500}
@@ -172,8 +172,8 @@ class Batch(NamedTuple):
 
 
 class Agent(nn.Module):
-    """DQN: its networks, its optimizer, and how they act and learn. A Discrete space is one
-    dimension whose bins are its actions."""
+    """The networks and their optimizer: how they act and how they learn. A Discrete space is one dimension
+    whose bins are its actions."""
 
     def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
         super().__init__()
@@ -240,12 +240,13 @@ class Agent(nn.Module):
     def update_critic(self, batch: Batch) -> dict[str, Tensor]:
         # y = R + γᵐ (1 - d) 1/D Σ_d Q̄_d(s', b_d),  b_d = argmax_b Q_d(s', b)  (Seyde et al. 2022)
         # One dimension: y = R + γᵐ (1 - d) max_b Q̄(s', b)  (Mnih et al. 2015, algorithm 1)
+        rewards = self.args.reward_scale * batch.rewards
+        gammas = batch.gammas * (1 - batch.terminations)
         with torch.no_grad(), self.autocast():
             next_q = self.q_target(batch.next_obs)  # (B, D, bins)
             chooser = self.q_network(batch.next_obs) if self.num_dims > 1 else next_q
             next_q = next_q.take_along_dim(chooser.argmax(dim=2, keepdim=True), dim=2).squeeze(2).mean(dim=1)
-            rewards = self.args.reward_scale * batch.rewards
-            target_q = rewards + batch.gammas * (1 - batch.terminations) * next_q
+            target_q = rewards + gammas * next_q
         # Q(s, a) = 1/D Σ_d Q_d(s, a_d)
         with self.autocast():
             q = self.q_network(batch.obs).gather(2, batch.actions[:, :, None]).squeeze(2).mean(dim=1)
@@ -263,10 +264,9 @@ class Agent(nn.Module):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset:
-    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
-    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
-    age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row
+    is marked `final` and is never a start. Of stacked images only the newest frame is kept, 7.1 kB at 84x84
+    gray. The row's age in its episode says how far a stack reaches back: frame j is row t - min(j, age).
     """
 
     def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
@@ -372,7 +372,10 @@ def train(args: Args) -> float:
     if run.checkpoint:
         global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
     else:
-        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
+        global_step = 0
+        metrics = {}
+        obs, _ = envs.reset()
+        autoreset = np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -399,7 +402,7 @@ def train(args: Args) -> float:
 
         # 4. update
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
-        while agent.num_updates < updates_due and buffer.size > args.n_step:
+        while agent.num_updates < updates_due and buffer.size > buffer.n_step:
             metrics |= agent.update(buffer.sample(args.batch_size, rng))
 
         # 5. log

@@ -2,13 +2,12 @@
 
     python cleanrl_cc/ppo_continuous.py --env-id HalfCheetah-v5
 
-Papers: PPO, Schulman et al. 2017, arXiv:1707.06347; generalised advantage estimation (GAE), Schulman et al.
-2016, arXiv:1506.02438; the choices that matter, Andrychowicz et al. 2021, arXiv:2006.05990; Beta policy, Chou
-et al. 2017.
+Papers: PPO, Schulman et al. 2017, arXiv:1707.06347; GAE, Schulman et al. 2016, arXiv:1506.02438; the choices
+that matter, Andrychowicz et al. 2021, arXiv:2006.05990; Beta policy, Chou et al. 2017.
 
 The ideas: play a fixed number of steps with the current policy, then learn from them for several epochs; a
-surrogate objective that stops paying once the new policy is far from the one that played; advantages that
-trade bias for variance by λ.
+surrogate objective that stops paying once the new policy is far from the one that played; generalised
+advantage estimation (GAE), which trades bias for variance by λ.
 
 Differs from the paper:
 - A time limit is no termination: the value of the true final observation stands for the rewards it cut off.
@@ -91,18 +90,13 @@ class Args(RunArgs):
 
 
 # The defaults above are Schulman et al. 2017, table 3, with the normalisations of Andrychowicz et al. 2021.
-# to 0: Tianshou's and Sample Factory's; for Walker2d, LunarLander and pixels ours
+# A rate that falls to 0 is Tianshou's and Sample Factory's; for Walker2d, LunarLander and pixels ours.
 LINEAR = {"learning_rate_schedule": "linear"}
 EIGHT = {"num_envs": 8, "num_steps": 256, "eval_frequency": 50_000, "checkpoint_frequency": 50_000}
-# Stable-Baselines3 zoo, ppo.yml (-v3, LunarLanderContinuous-v2): its 512 steps per rollout,
-# here of 8. The numbers of steps are ours.
-ZOO = EIGHT | {
-    "total_timesteps": 2_000_000,
-    "num_steps": 64,
-    "num_epochs": 20,
-    "clip_coef": 0.1,
-    "max_grad_norm": 1.0,
-}
+# Stable-Baselines3 zoo, ppo.yml (-v3, LunarLanderContinuous-v2): its 512 steps per rollout, here of 8
+# environments. The total_timesteps are ours.
+ZOO = EIGHT | {"total_timesteps": 2_000_000, "num_steps": 64, "num_epochs": 20, "clip_coef": 0.1}
+ZOO |= {"max_grad_norm": 1.0}
 TIANSHOU = EIGHT | {"vf_coef": 0.25, "initial_log_std": -0.5, **LINEAR}  # examples/mujoco/mujoco_ppo.py
 PIXELS = EIGHT | {"num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005}  # our own runs
 PIXELS |= {**LINEAR, "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
@@ -243,7 +237,8 @@ class Beta(NamedTuple):
     def entropy(self) -> Tensor:
         # H = log B(a, b) - (a - 1) ψ(a) - (b - 1) ψ(b) + (a + b - 2) ψ(a + b), and + log 2
         a, b = self
-        powers = (a - 1) * a.digamma() + (b - 1) * b.digamma() - (a + b - 2) * (a + b).digamma()
+        total = a + b
+        powers = (a - 1) * a.digamma() + (b - 1) * b.digamma() - (total - 2) * total.digamma()
         return (self.log_beta() - powers + math.log(2)).sum(dim=1).mean()
 
     def log_beta(self) -> Tensor:
@@ -254,7 +249,7 @@ class Beta(NamedTuple):
 
 
 class Agent(nn.Module):
-    """PPO: its networks, its statistics, its optimizer, and how they act and learn."""
+    """The networks, their statistics and their optimizer: how they act and how they learn."""
 
     def __init__(self, args: Args, obs_space: Box, action_space: Box, device: torch.device):
         super().__init__()
@@ -368,12 +363,11 @@ class Agent(nn.Module):
         }
 
     def losses(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:
-        """Of normalised observations (B, *obs_shape), actions (B, A), the others (B,); `old` of the policy
-        that played. Returns the loss to descend; of its parts policy loss, value loss and entropy, and the
-        log-ratios (B,) of new to old policy."""
+        """Of normalised observations (B, *obs_shape), actions (B, A), the others (B,): the loss to descend,
+        then policy loss, value loss, entropy and the log-ratios (B,) of new to old policy, detached."""
         policy, values = self(obs)
         std, mean = torch.std_mean(advantages)
-        if size() > 1:  # those of the minibatches of all processes
+        if size() > 1:  # of the minibatches of all processes
             num_rows, mean, var = moments(advantages)
             std = (var * num_rows / (num_rows - 1)).sqrt()
         advantages = (advantages - mean) / (std + 1e-8)
@@ -393,7 +387,7 @@ class Agent(nn.Module):
         return loss, *(part.detach() for part in (policy_loss, value_loss, entropy, log_ratio))
 
     def update_minibatch(self, *minibatch: Tensor) -> list[Tensor]:
-        """One gradient step on the losses of a minibatch; returns what `losses` does beside the loss."""
+        """One gradient step on a minibatch; returns what `losses` does beside the loss."""
         loss, *parts = self.losses(*minibatch)
         gradient = self.weights.grad.zero_()
         loss.backward()
@@ -482,12 +476,8 @@ def train(args: Args) -> float:
     """Trains, and returns the mean return of the last evaluation."""
     check_args(args)
     most = args.num_envs * (args.num_steps // 2) // 2
-    require(
-        args.num_minibatches <= most,
-        "num_minibatches",
-        args.num_minibatches,
-        f"at most {most} (two steps each, resets aside)",
-    )
+    expected = f"at most {most} (two steps each, resets aside)"
+    require(args.num_minibatches <= most, "num_minibatches", args.num_minibatches, expected)
     take_rank(args)
     envs = make_vector_env(args, continuous=True)
     rows = args.num_envs, args.num_envs * args.num_steps // args.num_minibatches  # of a step, of a minibatch
@@ -499,7 +489,10 @@ def train(args: Args) -> float:
     if run.checkpoint:
         global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
     else:
-        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
+        global_step = 0
+        metrics = {}
+        obs, _ = envs.reset()
+        autoreset = np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step

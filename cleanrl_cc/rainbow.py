@@ -93,27 +93,29 @@ class Args(RunArgs):
     """largest random shift in pixels"""
 
 
-# The defaults above: Hessel et al. 2018, table 1, for the components; the others, and their
-# sources, are those of dqn_atari_style.py.
+# The defaults above: Hessel et al. 2018, table 1, for the components; the rest is dqn_atari_style.py's.
 ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000}
 ZOO |= {"updates_per_step": 1.0, "learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1}
-ZOO |= {"hidden_dim": 256, "beta_steps": 100_000}
+ZOO |= {"hidden_dim": 256}
+ZOO |= {"beta_steps": 100_000}
 PRESETS = {
     "CartPole-v1": ZOO
     | {"total_timesteps": 50_000, "batch_size": 64, "updates_per_step": 0.5, "learning_rate": 2.3e-3}
-    | {"target_update_frequency": 128, "epsilon_steps": 8_000, "epsilon_end": 0.04, "beta_steps": 50_000}
-    | {"v_min": 0.0, "v_max": 100.0},
+    | {"beta_steps": 50_000, "v_min": 0.0, "v_max": 100.0}
+    | {"target_update_frequency": 128, "epsilon_steps": 8_000, "epsilon_end": 0.04},
     "LunarLander-v3": ZOO | {"action_set": "native", "v_min": -200.0, "v_max": 200.0},
     "Acrobot-v1": ZOO | {"v_min": -100.0, "v_max": 0.0},
     # Five actions: 852 after 30,000 steps, two axes of three bins 774
     "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50}
     | {"checkpoint_frequency": 10_000, "buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000}
-    | {"updates_per_step": 0.5, "reward_scale": 0.05, "v_min": -5.0, "target_update_frequency": 500}
-    | {"epsilon_steps": 15_000, "encoder_channels": 16, "beta_steps": 200_000, "v_max": 25.0},
+    | {"updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.05, "target_update_frequency": 500}
+    | {"beta_steps": 200_000, "v_min": -5.0, "v_max": 25.0}
+    | {"epsilon_steps": 15_000, "encoder_channels": 16},
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3}
-    | {"grayscale": False, "batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5}
-    | {"reward_scale": 0.1, "v_min": 0.0, "v_max": 20.0, "target_update_frequency": 100}
-    | {"epsilon_steps": 10_000, "epsilon_end": 0.1, "beta_steps": 500_000, "random_shift": True},
+    | {"grayscale": False, "batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "n_step": 3}
+    | {"reward_scale": 0.1, "target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1}
+    | {"beta_steps": 500_000, "v_min": 0.0, "v_max": 20.0}
+    | {"random_shift": True},
 }
 
 
@@ -144,8 +146,7 @@ class Encoder(nn.Module):
 
 
 class NoisyLinear(nn.Linear):  # [noisy]
-    """Factorised Gaussian noise in the weights, drawn anew in each call, none in `eval` mode
-    (Fortunato et al. 2018, section 3)."""
+    """Weights with factorised noise, drawn at each call, none in `eval` mode (Fortunato et al. 2018)."""
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__(in_dim, out_dim)
@@ -164,8 +165,7 @@ class NoisyLinear(nn.Linear):  # [noisy]
 
 
 class QNetwork(nn.Module):
-    """Returns of every bin of every action dimension: (B, *obs_shape) to (B, D, bins, K), logits
-    of K atoms, or Q itself with K = 1."""
+    """Returns of every bin of every dimension: (B, *obs_shape) to (B, D, bins, K), logits, or Q if K = 1."""
 
     def __init__(self, args: Args, obs_shape: tuple[int, ...], num_dims: int, num_bins: int):
         super().__init__()
@@ -212,8 +212,8 @@ class Batch(NamedTuple):
 
 
 class Agent(nn.Module):
-    """Rainbow: its networks, its optimizer, and how they act and learn. A Discrete space is one
-    dimension whose bins are its actions."""
+    """The networks and their optimizer: how they act and how they learn. A Discrete space is one dimension
+    whose bins are its actions."""
 
     def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
         super().__init__()
@@ -299,6 +299,8 @@ class Agent(nn.Module):
         return td_errors, metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        rewards = self.args.reward_scale * batch.rewards
+        gammas = batch.gammas * (1 - batch.terminations)
         with torch.no_grad(), self.autocast():
             next_outputs = self.q_target(batch.next_obs)  # (B, D, bins, K)
             chooser = self.q_network(batch.next_obs) if self.double else next_outputs  # [double]
@@ -307,8 +309,6 @@ class Agent(nn.Module):
         with self.autocast():
             outputs = self.q_network(batch.obs)
             outputs = outputs.take_along_dim(batch.actions[:, :, None, None], dim=2).squeeze(2)  # (B, D, K)
-        rewards = self.args.reward_scale * batch.rewards
-        gammas = batch.gammas * (1 - batch.terminations)
         if self.c51:
             # [c51] δ = KL(m || p), m the projection of R + γᵐ (1 - d) Z̄(s', a'), p and Z̄ mixtures 1/D Σ_d
             target_probs = self.project(next_outputs.softmax(dim=2).mean(dim=1), rewards, gammas)
@@ -338,10 +338,9 @@ class Agent(nn.Module):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset:
-    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
-    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
-    age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row
+    is marked `final` and is never a start. Of stacked images only the newest frame is kept, 7.1 kB at 84x84
+    gray. The row's age in its episode says how far a stack reaches back: frame j is row t - min(j, age).
     """
 
     def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
@@ -477,7 +476,10 @@ def train(args: Args) -> float:
     if run.checkpoint:
         global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
     else:
-        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
+        global_step = 0
+        metrics = {}
+        obs, _ = envs.reset()
+        autoreset = np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -517,11 +519,8 @@ def train(args: Args) -> float:
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
             if metrics.get("losses/edge_mass", 0) > 0.2:  # [c51]
-                support = f"--v-min {args.v_min:g} and --v-max {args.v_max:g}"
-                run.warn(
-                    f"more than 20 % of the returns' probability is on the first and last atoms, {support}: "
-                    f"widen them, or lower --reward-scale {args.reward_scale:g}."
-                )
+                support = f"--v-min {args.v_min:g} to --v-max {args.v_max:g}"
+                run.warn(f"a fifth of the returns is outside {support}: widen it, or lower --reward-scale.")
             charts = {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon, "charts/beta": beta}
             run.log(global_step, metrics | charts)
 

@@ -5,9 +5,8 @@
 Papers: SAC, Haarnoja et al. 2018a, arXiv:1801.01290 and 2018b, arXiv:1812.05905 (automatic temperature); DrQ,
 Kostrikov et al. 2020, arXiv:2004.13649; DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
 
-The ideas: an actor that maximises return plus entropy; a temperature that holds the entropy at a target; the
-minimum of two critics against overestimation; on pixels, images shifted at random, and one convolutional
-encoder that learns from the critic alone.
+The ideas: an actor that maximises return plus entropy; a temperature that holds entropy at a target; the
+minimum of two critics, against overestimation; on pixels, random shift and an encoder the critic trains.
 
 Differs from the paper:
 - One update uses one shifted view of each image (DrQ averages over two).
@@ -84,24 +83,21 @@ class Args(RunArgs):
     """largest random shift in pixels"""
 
 
-# The defaults above are Haarnoja et al. 2018b, table 1; these three DrQ-v2, table 2;
-# CarRacing's other numbers come from our own runs.
+# The defaults above: Haarnoja et al. 2018b, table 1; these: DrQ-v2, table 2; CarRacing's others: our own runs
 DRQ_V2 = {"n_step": 3, "tau": 0.01, "updates_per_step": 0.5}
 PRESETS = {
     # Our own runs: after 200,000 steps 2,802, the mean of three seeds; with 0.005 two seeds reach 1,272
     "Hopper-v[45]": {"tau": 0.01},
     "Ant-v[45]": {"total_timesteps": 3_000_000},  # Haarnoja et al. 2018b, figure 1
     "Humanoid-v[45]": {"total_timesteps": 10_000_000},  # Haarnoja et al. 2018b, figure 1
-    # Learning rate (there: falling) and tau from Stable-Baselines3 zoo, sac.yml,
-    # LunarLanderContinuous-v2; n_step from our own runs
+    # Learning rate (there: falling), tau: Stable-Baselines3 zoo, LunarLanderContinuous-v2; n_step: our runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 7.3e-4, "tau": 0.01, "n_step": 3},
     "CarRacing-v3": {"total_timesteps": 100_000, "action_repeat": 4, "training_wrappers": ("RoadRules",)}
     | {"checkpoint_frequency": 10_000, "buffer_size": 100_000, "batch_size": 128, "learning_starts": 1_000}
     | {"initial_alpha": 0.1, "target_entropy": -1.0, "reward_scale": 0.05, "policy_average": 0.001}
     | DRQ_V2
     | {"encoder_channels": 16, "learning_rate_schedule": "linear"},
-    # Images, action repeat and learning rate from DrQ-v2, table 2; batch and
-    # initial temperature from DrQ, appendix B
+    # Images, action repeat, learning rate: DrQ-v2, table 2; batch, initial temperature: DrQ, appendix B
     "dm_control/*": DRQ_V2
     | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
     | {"learning_rate": 1e-4, "buffer_size": 100_000, "batch_size": 256, "learning_starts": 2_000}
@@ -141,7 +137,7 @@ def trunk(in_dim: int, feature_dim: int) -> nn.Module:
 
 
 class TwinLinear(nn.Module):
-    """Two linear layers in one call, (2, B, in_dim) to (2, B, out_dim): they cost little more than one."""
+    """Two linear layers at little more than one's cost: (2, B, in_dim) to (2, B, out_dim)."""
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
@@ -204,7 +200,7 @@ class Batch(NamedTuple):
 
 
 class Agent(nn.Module):
-    """SAC: its networks, its optimizers, and how they act and learn."""
+    """The networks and their optimizers: how they act and how they learn."""
 
     def __init__(self, args: Args, obs_space: Box, action_space: Box, device: torch.device):
         super().__init__()
@@ -339,10 +335,9 @@ class Agent(nn.Module):
 class ReplayBuffer:
     """A ring of rows in the order in which they came: the observation that follows row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset:
-    that row is marked `final` and is never a start. Of stacked images only the newest frame is kept,
-    and the row's age in its episode says how far a stack reaches back: frame j of it is row t - min(j,
-    age). At 84x84 gray, 7.1 kB a transition.
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row
+    is marked `final` and is never a start. Of stacked images only the newest frame is kept, 7.1 kB at 84x84
+    gray. The row's age in its episode says how far a stack reaches back: frame j is row t - min(j, age).
     """
 
     def __init__(self, args: Args, obs_space: Box, action_space: Box, device: torch.device):
@@ -447,7 +442,10 @@ def train(args: Args) -> float:
     if run.checkpoint:
         global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
     else:
-        global_step, metrics, (obs, _), autoreset = 0, {}, envs.reset(), np.zeros(args.num_envs, bool)
+        global_step = 0
+        metrics = {}
+        obs, _ = envs.reset()
+        autoreset = np.zeros(args.num_envs, bool)
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -473,7 +471,7 @@ def train(args: Args) -> float:
         for optimizer in agent.optimizers.values():
             optimizer.param_groups[0]["lr"] = learning_rate
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
-        while agent.num_updates < updates_due and buffer.size > args.n_step:
+        while agent.num_updates < updates_due and buffer.size > buffer.n_step:
             metrics |= agent.update(buffer.sample(args.batch_size, rng))
 
         # 5. log
