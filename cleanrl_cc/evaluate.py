@@ -100,7 +100,8 @@ class Policy:
             script = importlib.import_module(f"cleanrl_cc.{algorithm}")
             args = script.Args(**checkpoint["args"])
             trained_on = args.device
-            args.device, args.compile = device, False
+            args.device = device
+            args.compile = False
             args.precision = precision or args.precision
             torch_device = start_torch(args, pixels)
             if precision is None and trained_on.split(":")[0] != torch_device.type:
@@ -145,7 +146,9 @@ class Policy:
 
     def _batch(self, obs) -> tuple[np.ndarray, bool]:
         """(B, *obs_shape), and whether it was a single observation."""
-        obs, shape, dtype = np.asarray(obs), self.observation_space.shape, self.observation_space.dtype
+        obs = np.asarray(obs)
+        shape = self.observation_space.shape
+        dtype = self.observation_space.dtype
         if obs.shape[-len(shape) :] != shape or obs.ndim > len(shape) + 1:
             batch = ("B", *shape)
             raise ValueError(f"obs must have the shape {shape}, or of a batch {batch}, and not {obs.shape}.")

@@ -75,13 +75,15 @@ class FastCar(car_dynamics.Car):
     def step(self, dt):
         """Apply steering, engine, brakes and tyre friction for `dt` seconds."""
         for wheel in self.wheels:
-            joint, rotation = wheel.joint, wheel.transform.q
+            joint = wheel.joint
+            rotation = wheel.transform.q
             turn = float(wheel.steer) - joint.angle
             joint.motorSpeed = math.copysign(min(50.0 * abs(turn), 3.0), turn)
             grass = not wheel.tiles
             friction_limit = FRICTION_LIMIT * 0.6 if grass else FRICTION_LIMIT
 
-            omega, brake = wheel.omega, float(wheel.brake)
+            omega = wheel.omega
+            brake = float(wheel.brake)
             omega += dt * ENGINE_POWER * wheel.gas / car_dynamics.WHEEL_MOMENT_OF_INERTIA / (abs(omega) + 5.0)
             self.fuel_spent += dt * ENGINE_POWER * wheel.gas
             if brake >= 0.9:
@@ -131,7 +133,8 @@ class FastCarRacing(CarRacing):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.state = np.zeros((STATE_H, STATE_W, 3), np.uint8)
-        self.track, self.tile_visited_count = [], 0
+        self.track = []
+        self.tile_visited_count = 0
         self._canvas = pygame.Surface((WINDOW_W, WINDOW_H))
         self._narrow = pygame.Surface((STATE_W, WINDOW_H))
         self._small = pygame.Surface((STATE_W, STATE_H))
@@ -213,7 +216,8 @@ class FastCarRacing(CarRacing):
         angle = -self.car.hull.angle
         zoom = 0.1 * SCALE * max(1 - self.t, 0) + ZOOM * SCALE * min(self.t, 1)
         shift_x, shift_y = pygame.math.Vector2(-car_x * zoom, -car_y * zoom).rotate_rad(angle)
-        shift_x, shift_y = WINDOW_W / 2 + shift_x, WINDOW_H / 4 + shift_y
+        shift_x = WINDOW_W / 2 + shift_x
+        shift_y = WINDOW_H / 4 + shift_y
         # snaps to multiples of 90 degrees, unlike math.cos
         cos, sin = pygame.math.Vector2(1, 0).rotate_rad(angle)
 
@@ -232,9 +236,11 @@ class FastCarRacing(CarRacing):
         # once transformed, the canvas over the bar.
         # Two pixels of margin, as anti-aliasing spills over by one. Hiding the
         # bar with set_clip would alter the lines.
-        half_w, half_h = WINDOW_W / 2 + 2, (WINDOW_H - BAR_H) / 2 + 2
+        half_w = WINDOW_W / 2 + 2
+        half_h = (WINDOW_H - BAR_H) / 2 + 2
         ahead = (WINDOW_H + BAR_H) / 2 - WINDOW_H / 4
-        view_x, view_y = car_x + sin * ahead / zoom, car_y + cos * ahead / zoom
+        view_x = car_x + sin * ahead / zoom
+        view_y = car_y + cos * ahead / zoom
         reach_x = (abs(cos) * half_w + abs(sin) * half_h) / zoom
         reach_y = (abs(sin) * half_w + abs(cos) * half_h) / zoom
         x0, x1, y0, y1 = self._bounds
@@ -246,7 +252,8 @@ class FastCarRacing(CarRacing):
         )
         (near,) = near.nonzero()
         corners = to_canvas(self._x[:, near], self._y[:, near])
-        (x0, y0), (x1, y1) = corners.min(1), corners.max(1)
+        (x0, y0) = corners.min(1)
+        (x1, y1) = corners.max(1)
         shown = (x0 < WINDOW_W + 2) & (x1 > -2) & (y0 < WINDOW_H + 2) & (y1 > BAR_H - 2)
         for i, polygon in zip(near[shown].tolist(), corners[:, :, shown].T.astype(int).tolist(), strict=True):
             self._draw_polygon(polygon, self._colors[i].tolist())
@@ -272,7 +279,8 @@ class FastCarRacing(CarRacing):
             (pose.q.c, pose.q.s, *pose.position) for pose in (body.transform for body in self.car.drawlist)
         ]
         cos, sin, x, y = np.array(poses, np.float32).T[:, self._car_body]
-        x, y = (cos * self._car_x - sin * self._car_y) + x, (sin * self._car_x + cos * self._car_y) + y
+        x = (cos * self._car_x - sin * self._car_y) + x
+        y = (sin * self._car_x + cos * self._car_y) + y
         points = to_canvas(x.astype(float), y.astype(float)).T.tolist()
         for part, (color, start, end) in enumerate(self._car_parts):
             if part not in hidden:
@@ -280,7 +288,9 @@ class FastCarRacing(CarRacing):
 
     def _draw_indicators(self):
         self._canvas.fill(BLACK, (0, 0, WINDOW_W, BAR_H))
-        s, h, wheels = WINDOW_W / 40.0, WINDOW_H / 40.0, self.car.wheels
+        s = WINDOW_W / 40.0
+        h = WINDOW_H / 40.0
+        wheels = self.car.wheels
         vx, vy = self.car.hull.linearVelocity
         speed = (5, 0.02, math.sqrt(vx * vx + vy * vy), WHITE)
         abs_sensors = [(7 + i, 0.01, wheels[i].omega, BLUE if i < 2 else VIOLET) for i in range(4)]
@@ -295,13 +305,15 @@ class FastCarRacing(CarRacing):
 
         score = f"{self.reward:04.0f}"
         if score != self._score:
-            self._score, self._score_image = score, pygame.transform.flip(self._print(score), False, True)
+            self._score = score
+            self._score_image = pygame.transform.flip(self._print(score), False, True)
         self._canvas.blit(self._score_image, self._score_image.get_rect(center=(60, BAR_H // 2)))
 
     def _draw_indicator(self, value, color, left, right, top, bottom):
         if abs(value) > 1e-4:
             # truncated first, as pygame does
-            top, bottom = WINDOW_H - 1 - int(top), WINDOW_H - 1 - int(bottom)
+            top = WINDOW_H - 1 - int(top)
+            bottom = WINDOW_H - 1 - int(bottom)
             pygame.draw.polygon(
                 self._canvas, color, ((left, top), (right, top), (right, bottom), (left, bottom))
             )

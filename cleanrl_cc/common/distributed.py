@@ -26,7 +26,8 @@ def launcher() -> str:
     """What started this process, and starts it again; where machines meet (HOST:PORT) may have changed."""
     if not dist.is_torchelastic_launched():
         return "python"
-    processes, machines = os.environ["LOCAL_WORLD_SIZE"], int(os.environ["GROUP_WORLD_SIZE"])
+    processes = os.environ["LOCAL_WORLD_SIZE"]
+    machines = int(os.environ["GROUP_WORLD_SIZE"])
     several = f" --nnodes {machines} --rdzv-backend c10d --rdzv-endpoint HOST:PORT" if machines > 1 else ""
     return f"torchrun --nproc-per-node {processes}{several}"
 

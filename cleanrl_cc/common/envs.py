@@ -74,7 +74,8 @@ def make_env(
         InputError: unknown id, or an observation or action set that this environment does not have.
     """
     spec = find_spec(env_id)
-    is_dm_control, is_car = env_id.startswith("dm_control/"), spec.name == "FastCarRacing"
+    is_dm_control = env_id.startswith("dm_control/")
+    is_car = spec.name == "FastCarRacing"
     if action_set == "five" and not is_car:
         raise InputError(f"--action-set five is CarRacing's; {env_id} has --action-set auto or native.")
     renders = obs == "pixels" or render_mode == "rgb_array"

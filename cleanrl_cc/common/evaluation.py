@@ -20,7 +20,8 @@ from cleanrl_cc.common.errors import InputError
 MAX_EPISODE_STEPS = 100_000
 # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
 EVALUATION_SEED = 20_000
-MOST_AT_ONCE, MOST_CONTEXTS = 10, 4  # environments in one process; those of them that hold an OpenGL context
+MOST_AT_ONCE = 10  # environments in one process
+MOST_CONTEXTS = 4  # those of them that hold an OpenGL context
 
 
 def play_episodes(
@@ -51,7 +52,9 @@ def play_episodes(
     Raises:
         InputError: an episode does not end, or a film cannot be written.
     """
-    films, results, waiting = films or {}, {}, iter(seeds)
+    films = films or {}
+    results = {}
+    waiting = iter(seeds)
     try:
         playing = [_Episode(env, seed) for env, seed in zip(envs, waiting, strict=False)]
         while playing:
@@ -161,7 +164,8 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
     except ImportError as error:
         raise InputError('--analyze-value draws with matplotlib: pip install -e ".[plot]".') from error
 
-    predicted, realised = [], []
+    predicted = []
+    realised = []
     for trace in traces:
         values, rewards = trace.T
         returns = np.empty_like(values)
@@ -206,7 +210,8 @@ class Film:
 
     def __init__(self, path: Path, env: gym.Env, action_repeat: int):
         # the encoder wants the ending
-        self.path, self.temporary = path, path.with_name(path.stem + ".tmp.mp4")
+        self.path = path
+        self.temporary = path.with_name(path.stem + ".tmp.mp4")
         self.fps = (env.metadata.get("render_fps") or 30) / action_repeat
         self.writer = None
 

@@ -26,7 +26,8 @@ class DeterministicPolicy(nn.Module):
 
     def __init__(self, agent: nn.Module, continuous: bool):
         super().__init__()
-        self.agent, self.continuous = deepcopy(agent), continuous
+        self.agent = deepcopy(agent)
+        self.continuous = continuous
         for name, _ in list(self.agent.named_children()):
             if name.endswith("_target"):  # it never acts
                 delattr(self.agent, name)

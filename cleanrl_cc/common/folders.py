@@ -40,7 +40,8 @@ def new_folder(args, algorithm: str) -> Path:
 
 def write_description(folder: Path, args, algorithm: str):
     """Writes `args.json`: what runs here, by which commands, on what; a resumed run adds its command."""
-    path, earlier = folder / "args.json", []
+    path = folder / "args.json"
+    earlier = []
     with contextlib.suppress(OSError, ValueError, KeyError):
         earlier = json.loads(path.read_text())["commands"]
     description = {

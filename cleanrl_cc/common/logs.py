@@ -26,10 +26,12 @@ class Log:
     folder: Path  # a run has it before `_open_log`
 
     def __init__(self, args, writes: bool):
-        self.args, self.writes = args, writes
+        self.args = args
+        self.writes = writes
         self.episodes = []  # ended since the last log line
         self.warnings = set()
-        self.last_return, self.earlier_seconds = math.nan, 0.0
+        self.last_return = math.nan
+        self.earlier_seconds = 0.0
         self.tracker = self.bar = self.writer = None
 
     def _open_log(self, first_step: int, tracker_id: str | None):
@@ -88,7 +90,8 @@ class Log:
         if not self.writes:
             return
         for index in np.flatnonzero(infos.get("_episode", [])):
-            self.last_return, length = float(infos["episode"]["r"][index]), int(infos["episode"]["l"][index])
+            self.last_return = float(infos["episode"]["r"][index])
+            length = int(infos["episode"]["l"][index])
             self.episodes.append([self.last_return, length])
             self._scalars(
                 global_step, {"charts/episodic_return": self.last_return, "charts/episodic_length": length}
@@ -114,7 +117,9 @@ class Log:
         now = time.perf_counter()
         training_seconds = (now - self.logged_at) - (self.untimed - self.logged_untimed)
         values["charts/sps"] = (global_step - self.logged_step) / max(training_seconds, 1e-9)
-        self.logged_at, self.logged_untimed, self.logged_step = now, self.untimed, global_step
+        self.logged_at = now
+        self.logged_untimed = self.untimed
+        self.logged_step = global_step
         self._scalars(global_step, values)
         if self.episodes:
             returns, lengths = zip(*self.episodes, strict=True)
@@ -156,8 +161,10 @@ class Log:
             self.bar.set_postfix({"return": f"{self.last_return:.1f}"}, refresh=False)
             self.bar.update(global_step - self.bar.n)
         elif time.perf_counter() - self.shown_at > 30:
-            self.shown_at, total = time.perf_counter(), self.args.total_timesteps
-            steps, seconds = global_step - self.first_step, self.shown_at - self.started_at
+            self.shown_at = time.perf_counter()
+            total = self.args.total_timesteps
+            steps = global_step - self.first_step
+            seconds = self.shown_at - self.started_at
             sps = steps / max(seconds - self.untimed, 1e-9)
             # with the evaluations and checkpoints to come
             left = (total - global_step) * seconds / max(steps, 1) / 60

@@ -207,7 +207,8 @@ def flatten(module: nn.Module) -> torch.Tensor:
 def free_memory(root: Path = Path("/")) -> int:
     """Bytes that this process may still use: what is free, or what its cgroup, or
     one above it, leaves if that is less."""
-    free, paths = psutil.virtual_memory().available, {}
+    free = psutil.virtual_memory().available
+    paths = {}
     with contextlib.suppress(OSError):
         paths = dict(line.split(":", 2)[1:] for line in (root / "proc/self/cgroup").read_text().splitlines())
     for controller, folder, limit_file, usage_file, cache in (
@@ -245,7 +246,9 @@ def place_buffer(row_bytes: int, buffer_size: int, device: torch.device) -> torc
 def require_memory(row_bytes: int, name: str, value: int):
     """Raises InputError where argument `name` asks for `value` rows of `row_bytes` and memory is
     short; names the largest that fits."""
-    flag, needed, free = f"--{name.replace('_', '-')}", row_bytes * value, free_memory()
+    flag = f"--{name.replace('_', '-')}"
+    needed = row_bytes * value
+    free = free_memory()
     if needed > 0.9 * free:
         raise InputError(
             f"{flag} {value} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "

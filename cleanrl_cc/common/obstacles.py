@@ -33,13 +33,19 @@ from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 Ball = partial(RollingBallWithHead, initializer=NoOpInitializer())
 WALKERS = {"Ball": Ball, "Ant": Ant, "Humanoid": CMUHumanoidPositionControlled}
 
-TIME_LIMIT, CONTROL_TIMESTEP, PHYSICS_TIMESTEP = 20.0, 0.04, 0.005  # seconds: 500 steps of 8 substeps
-LENGTH, WIDTH, CLEAR = 60.0, 6.0, 4.0  # metres; nothing stands in the first CLEAR metres
+TIME_LIMIT = 20.0  # seconds, 500 steps
+CONTROL_TIMESTEP = 0.04  # 8 substeps
+PHYSICS_TIMESTEP = 0.005
+LENGTH = 60.0  # metres
+WIDTH = 6.0
+CLEAR = 4.0  # of the length, where nothing stands
 # depth, width and height: at least 2 m remain beside a wall, and the Ant needs 1.6
 WALL_SIZE = np.array((0.2, 2.0, 1.0))
-SWING, PERIODS = (WIDTH - WALL_SIZE[1]) / 2, (6.0, 12.0)  # metres from the middle, and seconds there and back
-# walls in the state, how far ahead (m), and how far behind they still count as next
-NUM_SEEN, SIGHT, BEHIND = 3, 10.0, 1.0
+SWING = (WIDTH - WALL_SIZE[1]) / 2  # metres from the middle
+PERIODS = (6.0, 12.0)  # seconds there and back, from and to
+NUM_SEEN = 3  # walls in the state
+SIGHT = 10.0  # metres ahead at which they are seen
+BEHIND = 1.0  # metres behind at which they still count as next
 # seconds: a touch so soon after the last belongs to the same collision, as who pushes against a wall rattles
 REBOUND = 0.5
 
@@ -53,7 +59,8 @@ class ObstacleArena(EmptyCorridor):
 
     def _build(self, num_walls: int, moving: bool):
         super()._build(corridor_width=WIDTH, corridor_length=LENGTH, name="corridor")
-        self.num_walls, self.moving = num_walls, moving
+        self.num_walls = num_walls
+        self.moving = moving
         self.xs = self.phases = self.omegas = np.empty(0)  # observed once before the first episode
         root = self.mjcf_model
         # the unit of the clipping planes, which the walls' places would otherwise decide
@@ -87,7 +94,8 @@ class ObstacleArena(EmptyCorridor):
         self.xs = CLEAR + (LENGTH - CLEAR) * shares / max(self.num_walls, 1)
         self.phases = random_state.uniform(0, 2 * np.pi, self.num_walls)
         self.omegas = self.moving * 2 * np.pi / random_state.uniform(*PERIODS, self.num_walls)
-        physics.data.mocap_pos[:, 0], physics.data.mocap_pos[:, 1] = self.xs, SWING * np.sin(self.phases)
+        physics.data.mocap_pos[:, 0] = self.xs
+        physics.data.mocap_pos[:, 1] = SWING * np.sin(self.phases)
 
     def before_substep(self, physics, random_state):
         if self.moving:
@@ -116,7 +124,8 @@ class RunPastObstacles(RunThroughCorridor):
     """
 
     def __init__(self, walker, arena: ObstacleArena):
-        start, has_feet = Uniform((0, -1, 0), (0, 1, 0)), bool(walker.observable_joints)
+        start = Uniform((0, -1, 0), (0, 1, 0))
+        has_feet = bool(walker.observable_joints)
         timesteps = {"physics_timestep": PHYSICS_TIMESTEP, "control_timestep": CONTROL_TIMESTEP}
         super().__init__(walker, arena, start, contact_termination=has_feet, **timesteps)
         seen = walker.observables
@@ -152,7 +161,10 @@ class RunPastObstacles(RunThroughCorridor):
         super().initialize_episode(physics, random_state)
         self.is_wall = np.zeros(physics.model.ngeom, bool)
         self.is_wall[[physics.bind(wall).element_id for wall in self._arena.walls]] = True
-        self.distance, self.collisions, self.contact_time, self.last_contact = 0.0, 0, 0.0, -np.inf
+        self.distance = 0.0
+        self.collisions = 0
+        self.contact_time = 0.0
+        self.last_contact = -np.inf
 
     def before_step(self, physics, action, random_state):
         super().before_step(physics, action, random_state)
@@ -166,8 +178,10 @@ class RunPastObstacles(RunThroughCorridor):
         super().after_step(physics, random_state)
         if self.touching:
             self.collisions += int(physics.time() - self.last_contact > REBOUND)
-            self.contact_time, self.last_contact = self.contact_time + CONTROL_TIMESTEP, physics.time()
-        previous, self.distance = self.distance, float(self.position(physics)[0])
+            self.contact_time += CONTROL_TIMESTEP
+            self.last_contact = physics.time()
+        previous = self.distance
+        self.distance = float(self.position(physics)[0])
         self.speed = (self.distance - previous) / CONTROL_TIMESTEP
 
     def get_reward(self, physics) -> float:

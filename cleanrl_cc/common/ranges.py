@@ -69,7 +69,8 @@ def expected(value, kind) -> str | None:
 
     A whole number is a float, too. A type that no field of ours has takes anything.
     """
-    origin, parts = get_origin(kind), get_args(kind)
+    origin = get_origin(kind)
+    parts = get_args(kind)
     if origin is Annotated:
         wrong = expected(value, parts[0])
         for part in parts[1:]:

@@ -175,10 +175,15 @@ class FastRenderer:
     ):
         import mujoco
 
-        self.source, self.size, self.camera, self.free_camera = source, size, camera, free_camera
-        self.option, self.perturb = mujoco.MjvOption(), mujoco.MjvPerturb()
+        self.source = source
+        self.size = size
+        self.camera = camera
+        self.free_camera = free_camera
+        self.option = mujoco.MjvOption()
+        self.perturb = mujoco.MjvPerturb()
         self.option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = rangefinders
-        self.rect, self.pixels = mujoco.MjrRect(0, 0, size, size), np.empty((size, size, 3), np.uint8)
+        self.rect = mujoco.MjrRect(0, 0, size, size)
+        self.pixels = np.empty((size, size, 3), np.uint8)
         with current_context_kept():
             self._build(source()[0])
 
@@ -214,7 +219,8 @@ class FastRenderer:
         import mujoco
         from mujoco import egl
 
-        self.model, self.terrain = model, model.hfield_data.copy()
+        self.model = model
+        self.terrain = model.hfield_data.copy()
         self.scene = mujoco.MjvScene(model, 10_000)
         self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self.scene.flags[
             mujoco.mjtRndFlag.mjRND_REFLECTION
@@ -240,7 +246,8 @@ class FastRenderer:
         self.gl.make_current()
         quality, buffers = model.vis.quality, model.vis.global_
         before = {name: getattr(quality, name) for name in COARSE}, (buffers.offwidth, buffers.offheight)
-        planes, sizes = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, model.geom_size.copy()
+        planes = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+        sizes = model.geom_size.copy()
         try:  # a context keeps the values that it was made with
             for name, value in COARSE.items():
                 setattr(quality, name, value)

@@ -71,11 +71,14 @@ class Run(Log):
 
     def __init__(self, args):
         super().__init__(args, writes=rank() == 0)
-        self.algorithm, self.recipe = script_name(type(args)), recipe(args)
+        self.algorithm = script_name(type(args))
+        self.recipe = recipe(args)
         self.checkpoint = load_checkpoint(args.resume, self.algorithm) if args.resume else None
         self.replay_prefix = f"rank-{rank()}-" if size() > 1 else ""
         self.stop_signal = self.received_signal = self.saved_signal = None
-        self.evaluation, self.best_return, self.evaluated_step = math.nan, -math.inf, -1
+        self.evaluation = math.nan
+        self.best_return = -math.inf
+        self.evaluated_step = -1
         self.eval_envs = []  # made when they are first needed, then kept
         if args.capture_video and self.writes:  # what cannot be filmed is told now, not after hours
             self._make_eval_envs(1)
@@ -143,7 +146,8 @@ class Run(Log):
     def _evaluate(self, agent, global_step: int) -> float:
         self._require_finite(agent, global_step)
         self._make_eval_envs(self.args.eval_episodes)
-        video, films = self.folder / "videos" / f"step-{global_step:08d}.mp4", {}
+        video = self.folder / "videos" / f"step-{global_step:08d}.mp4"
+        films = {}
         if self.args.capture_video:
             films = {EVALUATION_SEED: Film(video, self.eval_envs[0], self.args.action_repeat)}
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + self.args.eval_episodes)
@@ -151,7 +155,8 @@ class Run(Log):
         summary = summarize(play_episodes(self.eval_envs, agent, seeds, films))
         set_rng_state(generators)
 
-        self.evaluation, self.evaluated_step = summary["return_mean"], global_step
+        self.evaluation = summary["return_mean"]
+        self.evaluated_step = global_step
         self.say(f"step {global_step:,}: evaluation {self.evaluation:.1f} +- {summary['return_std']:.1f}")
         seeds = {"episodes": len(seeds), "first_seed": EVALUATION_SEED}
         append_csv(self.folder / "evaluations.csv", self._clock(global_step) | summary | seeds)
@@ -279,7 +284,8 @@ class Run(Log):
         state = self.checkpoint
         try:
             agent.load_state_dict(state["agent"])
-            agent.num_updates, metrics = int(state["num_updates"]), dict(state["metrics"])
+            agent.num_updates = int(state["num_updates"])
+            metrics = dict(state["metrics"])
             for name, optimizer in agent.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
             load_replay(self.folder / state["replay"], buffer, self.replay_prefix)

@@ -41,11 +41,14 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
     def __init__(
         self, env_fns: list[Callable[[], gym.Env]], num_processes: int, start_method: str | None = None
     ):
-        self.pipes, self.processes, self.num_envs = [], [], len(env_fns)
+        self.pipes = []
+        self.processes = []
+        self.num_envs = len(env_fns)
         own, *others = np.array_split(np.arange(self.num_envs), num_processes)
         self.envs = [env_fns[index]() for index in own]
         obs_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
-        self.single_observation_space, self.single_action_space = obs_space, action_space
+        self.single_observation_space = obs_space
+        self.single_action_space = action_space
         self.observation_space = batch_space(obs_space, self.num_envs)
         self.action_space = batch_space(action_space, self.num_envs)
         context = multiprocessing.get_context(start_method)

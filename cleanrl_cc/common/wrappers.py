@@ -17,7 +17,8 @@ class UnitActions(gym.ActionWrapper):
     def __init__(self, env: gym.Env):
         super().__init__(env)
         box = env.action_space
-        low, high = box.low.astype(np.float64).ravel(), box.high.astype(np.float64).ravel()
+        low = box.low.astype(np.float64).ravel()
+        high = box.high.astype(np.float64).ravel()
         unbounded = ~np.isfinite(low) | ~np.isfinite(high)
         if unbounded.any():
             names = np.flatnonzero(unbounded).tolist()
@@ -31,7 +32,8 @@ class UnitActions(gym.ActionWrapper):
                 np.where(finite_low, low, np.where(finite_high, high - 2, -1.0)),
                 np.where(finite_high, high, np.where(finite_low, low + 2, 1.0)),
             )
-        self.center, self.half_range = (high + low) / 2, (high - low) / 2
+        self.center = (high + low) / 2
+        self.half_range = (high - low) / 2
         self.action_space = Box(-1.0, 1.0, low.shape, np.float32)
 
     def action(self, action: np.ndarray) -> np.ndarray:
@@ -94,7 +96,10 @@ class PixelObservation(gym.Wrapper):
 
     def __init__(self, env: gym.Env, draw, close, stack: int, size: int, grayscale: bool):
         super().__init__(env)
-        self.draw, self.close_source, self.size, self.grayscale = draw, close, size, grayscale
+        self.draw = draw
+        self.close_source = close
+        self.size = size
+        self.grayscale = grayscale
         self.rendering = True
         self.frames = deque(maxlen=stack)
         self.black = np.zeros((1 if grayscale else 3, size, size), np.uint8)
@@ -247,7 +252,9 @@ class Episodes(gym.Wrapper):
         return self._begin()
 
     def _begin(self):
-        self.actions, self.episodic_return, self.ended = [], 0.0, False
+        self.actions = []
+        self.episodic_return = 0.0
+        self.ended = False
         return self.env.reset(seed=self.seed)
 
     def step(self, action):
