@@ -1,7 +1,8 @@
-"""What may import what, and how long and wide a file may be, read off the sources."""
+"""What may import what, what a line may hold, and how long and wide a file may be, read off the sources."""
 
 import ast
 import re
+import subprocess
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -16,6 +17,34 @@ PYTHON = [path for folder in ("cleanrl_cc", "tests", "benchmark") for path in (R
 PYTHON.remove(ROOT / "benchmark" / "launch.py")
 
 each = pytest.mark.parametrize("path", [*SCRIPTS, *HELPERS], ids=lambda path: path.stem)
+
+
+def lines(script: str) -> list[str]:
+    return (PACKAGE / f"{script}.py").read_text().splitlines()
+
+
+def packed(assignment: ast.Assign) -> bool:
+    """Whether a tuple is assigned to a tuple although nothing holds its values together, in which case each
+    deserves a line. What may hold them together:
+
+    - they are attributes or slices of one thing: `car, road = world.car, world.road`;
+    - they are one function of different arguments: `cos1, cos2 = cos(phase1), cos(phase2)`;
+    - they replace each other, so that lines in turn would compute something else: `a, b = b, a`.
+
+    One result that is taken apart, `q1, q2 = critic(obs)`, is no tuple.
+    """
+    (target, *_), value = assignment.targets, assignment.value
+    if not isinstance(target, ast.Tuple) or not isinstance(value, ast.Tuple):
+        return False
+    wholes = [part.value if isinstance(part, ast.Attribute | ast.Subscript) else None for part in value.elts]
+    functions = [part.func if isinstance(part, ast.Call) else None for part in value.elts]
+    if any(None not in nodes and len(set(map(ast.dump, nodes))) == 1 for nodes in (wholes, functions)):
+        return False
+    names = [ast.unparse(part) for part in target.elts]
+    return not any(
+        name in {ast.unparse(node) for later in value.elts[index + 1 :] for node in ast.walk(later)}
+        for index, name in enumerate(names)
+    )
 
 
 def imports(path: Path) -> set[str]:
@@ -44,11 +73,51 @@ def test_helpers_import_only_downwards():
     assert graph["cleanrl_cc.common.errors"] == set()
 
 
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("a, b = x, y", True),
+        ("a, b = 0, []", True),
+        ("a, b = f(x), g(x)", True),
+        ("a, b = x.one, y.other", True),
+        ("previous, now = now, measure()", True),
+        ("a, b = b, a", False),
+        ("a, b = f(x), f(y)", False),
+        ("first, others = layers[0], layers[1:]", False),
+        ("q1, q2 = critic(obs)", False),
+        ("a = x, y", False),
+    ],
+)
+def test_packed_lines_are_told_from_pairs(line, expected):
+    assert packed(ast.parse(line).body[0]) == expected
+
+
+@each
+def test_one_line_does_one_thing(path):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    packs = [ast.unparse(node) for node in nodes if isinstance(node, ast.Assign) and packed(node)]
+    zips = [text for text in map(ast.unparse, nodes) if text.startswith("dict(zip(")]
+    assert packs + zips == []
+
+
 @pytest.mark.parametrize("script", ALGORITHMS)
 def test_the_update_comes_before_what_serves_it(script):
-    rulers = re.findall(r"^# --- (.*) ---$", (PACKAGE / f"{script}.py").read_text(), re.M)
+    rulers = [line[6:-4] for line in lines(script) if line.startswith("# --- ")]
     buffer = "rollout buffer" if script == "ppo_continuous" else "replay buffer"
     assert rulers == ["arguments", "networks", "agent", buffer, "training"]
+
+
+@pytest.mark.parametrize("script", ALGORITHMS)
+def test_scripts_are_short(script):
+    limit = {"ppo_continuous": 545, "rainbow": 545}.get(script, 500)
+    assert len(lines(script)) <= limit
+
+
+@pytest.mark.parametrize("parent, child, most", [("ddpg", "td3", 142), ("dqn_atari_style", "rainbow", 244)])
+def test_a_script_differs_from_its_parent_by_its_ideas(parent, child, most):
+    command = ["diff", f"{parent}.py", f"{child}.py"]
+    diff = subprocess.run(command, cwd=PACKAGE, stdout=subprocess.PIPE, text=True).stdout
+    assert 0 < len(re.findall("^[<>]", diff, re.M)) <= most
 
 
 @pytest.mark.parametrize("path", HELPERS, ids=lambda path: path.stem)
