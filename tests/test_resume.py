@@ -4,11 +4,13 @@ that watches the training changes it."""
 import os
 import shlex
 import signal
+import tarfile
 
 import psutil
 import pytest
 from helpers import (
     PIXELS,
+    ROOT,
     SCRIPTS,
     assert_same_runs,
     assert_same_training,
@@ -135,6 +137,19 @@ def test_a_process_that_ends_between_two_renames_leaves_a_matching_pair(
     resume(script, tmp_path / "run", total_timesteps=100)
     train(script, tmp_path / "direct", total_timesteps=100)
     assert_same_training(tmp_path / "run", tmp_path / "direct")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_of_an_earlier_version_goes_on(script, tmp_path):
+    with tarfile.open(ROOT / "tests" / "data" / "runs-0.1.0.tar.xz") as archive:
+        archive.extractall(tmp_path, [member for member in archive if member.name.startswith(f"{script}/")])
+    before = checkpoint(tmp_path / script)
+    resume(script, tmp_path / script, total_timesteps=150)
+    after = checkpoint(tmp_path / script)
+    assert (before["global_step"], after["global_step"]) == (90, 150)
+    assert 0 < before["num_updates"] < after["num_updates"]
+    rows = read_csv(tmp_path / script / "progress.csv")
+    assert [row["global_step"] for row in rows] == ["90", "150"]
 
 
 def test_a_log_line_after_a_resume_has_the_losses_of_the_last_update(tmp_path):

@@ -574,8 +574,7 @@ def test_what_scripts_share_is_the_same_text(name):
 def test_all_scripts_act_count_evaluate_and_checkpoint_alike():
     ends = {re.search(r"\n        # 6\. .*", text, re.DOTALL).group() for text in SOURCES.values()}
     begins = {
-        re.search(r"\n    if run\.checkpoint:.*# 1\. act", text, re.DOTALL).group()
-        for text in SOURCES.values()
+        re.search(r"\n    run = run_class.*# 1\. act", text, re.DOTALL).group() for text in SOURCES.values()
     }
     assert len(ends) == len(begins) == 1
     act = "def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:"

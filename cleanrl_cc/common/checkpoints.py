@@ -10,7 +10,10 @@ import os
 import random
 import sys
 import zipfile
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +21,69 @@ import torch
 from cleanrl_cc.common.errors import InputError
 
 BLOCK_BYTES = 2**24
+
+
+class Agent(Protocol):
+    """What a run needs of an algorithm: an nn.Module that acts, and says what it learns with."""
+
+    num_updates: int
+
+    @property
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]: ...
+
+    def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray: ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> Any: ...
+
+
+class Buffer(Protocol):
+    """What a run needs of a replay or rollout buffer."""
+
+    num_added: int  # rows, ever
+    truncations: np.ndarray  # (rows, N), bool
+
+    def arrays(self) -> Mapping[str, np.ndarray | torch.Tensor]:
+        """The filled part by name, `num_added` included; once that is set, also where one is read back to."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """What `last.pt` holds, key by key. `best.pt` holds the first five, and `evaluation`: what
+    `evaluation.summarize` says of the episodes that made it the best."""
+
+    algorithm: str  # name of the script
+    args: dict[str, Any]  # its arguments
+    recipe: dict[str, Any]  # arguments of `make_env`, without those of training alone
+    global_step: int
+    agent: dict[str, torch.Tensor]  # networks, targets, running statistics
+
+    optimizers: dict[str, dict]
+    num_updates: int
+    metrics: dict[str, float]  # of the last update
+    envs: list[dict]  # `Episodes.snapshot` of each environment
+    random: dict[str, Any]  # `rng_state`
+    other_ranks: list[dict] = field(default_factory=list)  # `envs` and `random` of the other processes
+    replay: str  # name of the file beside this one
+    best_return: float  # of the evaluations so far
+    evaluated: list  # [global step, mean return] of the last one
+    episodes: list[list]  # [return, length] of those that ended since the last log line
+    seconds: float  # of training, evaluations and checkpoints included
+    tracker_id: str | None  # of the run at Weights & Biases
+
+    @classmethod
+    def load(cls, path: str | Path, algorithm: str) -> "Checkpoint":
+        """Reads what a run goes on from. Raises InputError as `load_checkpoint`, and for a policy alone."""
+        state = load_checkpoint(path, algorithm)
+        needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+        if missing := needed - state.keys():
+            raise InputError(
+                f"{path} cannot be resumed, it lacks {', '.join(sorted(missing))}: "
+                "resume from a run folder or its last.pt."
+            )
+        return cls(**{f.name: state[f.name] for f in fields(cls) if f.name in state})
 
 
 @contextlib.contextmanager
@@ -78,6 +144,12 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
     return checkpoint
 
 
+def save_checkpoint(path: Path, state: Mapping[str, Any]):
+    """Writes a checkpoint, whole or not at all. Raises InputError on a full disk."""
+    with atomic_file(path) as file:
+        torch.save(dict(state), file)
+
+
 def refuse_module(env_id: str, source, remedy: str):
     """Raises InputError if `env_id` names a module that is not imported yet: importing it would run its code.
 
@@ -92,7 +164,7 @@ def refuse_module(env_id: str, source, remedy: str):
         )
 
 
-def save_replay(path: Path, arrays: dict):
+def save_replay(path: Path, arrays: Mapping[str, np.ndarray | torch.Tensor]):
     """Writes named arrays and tensors as .npz, one at a time: the buffer is never in memory twice."""
     with atomic_file(path) as file:
         np.savez(
@@ -104,7 +176,7 @@ def save_replay(path: Path, arrays: dict):
         )
 
 
-def load_replay(path: Path, buffer, prefix: str = ""):
+def load_replay(path: Path, buffer: Buffer, prefix: str = ""):
     """Reads what `save_replay` wrote of `buffer.arrays()` back into them, by
     blocks: the buffer is never in memory twice.
 
