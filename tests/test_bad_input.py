@@ -361,6 +361,7 @@ def test_a_terminal_shows_the_sentence_and_no_traceback(script, tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_an_error_after_the_workers_started_shows_one_sentence(script, tmp_path):
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
     process = start(script, command_line(script, tmp_path / "run", num_envs=2))
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 1

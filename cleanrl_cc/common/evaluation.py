@@ -236,7 +236,7 @@ class Film:
                     "fps": self.fps,
                     "codec": "libx264",
                     "macro_block_size": 2,
-                    "ffmpeg_log_level": "error",
+                    "ffmpeg_log_level": "quiet",
                 }
                 self.writer = imageio.get_writer(self.temporary, **settings)
             self.writer.append_data(frame[:height, :width])
@@ -248,6 +248,7 @@ class Film:
         try:
             self.writer.close()
             self.writer = None
+            imageio.get_reader(self.temporary).close()  # of a disk that is full the encoder says nothing
             self.temporary.replace(self.path)
         except OSError as error:
             raise self._failure(error) from error

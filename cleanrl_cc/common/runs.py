@@ -7,6 +7,7 @@ A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one li
 """
 
 import math
+import secrets
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cleanrl_cc.common.checkpoints import (
     Buffer,
     Checkpoint,
     load_replay,
+    not_finite,
     rng_state,
     save_checkpoint,
     save_replay,
@@ -29,9 +31,11 @@ from cleanrl_cc.common.distributed import disconnect, exchange, gather, rank, si
 from cleanrl_cc.common.envs import make_env, recipe, restore_envs, snapshot_envs
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.evaluation import EVALUATION_SEED, Film, play_episodes, side_by_side, summarize
+from cleanrl_cc.common.files import FolderLock
 from cleanrl_cc.common.folders import new_folder, write_description
 from cleanrl_cc.common.interruption import Interruptible
-from cleanrl_cc.common.tables import append_csv, read_csv, write_csv
+from cleanrl_cc.common.logs import CSV_FILES
+from cleanrl_cc.common.tables import cut_csv
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 
@@ -76,6 +80,7 @@ class Run(Interruptible):
         self.evaluation = math.nan  # mean return of the last one
         self.evaluated_step = -1
         self.best_return = -math.inf
+        self.lock: FolderLock | None = None
         self.eval_envs: list[gym.Env] = []  # made when they are first needed, then kept
         if args.capture_video and self.writes:  # what cannot be filmed is told now, not after hours
             self._make_eval_envs(1)
@@ -90,19 +95,36 @@ class Run(Interruptible):
             and the metrics of the last update.
 
         Raises:
-            InputError: a folder that exists or cannot be written; a checkpoint that is incomplete or does not
-                fit the script, of which then nothing has changed.
+            InputError: a folder that exists, is in use or cannot be written; a checkpoint that is damaged or
+                does not fit the script, of which then nothing has changed.
         """
         if self.args.resume:
-            return self._restore(self.args.resume)
+            return self._resume(self.args.resume)
         obs, _ = self.envs.reset()
-        self.folder = new_folder(self.args, self.algorithm) if self.writes else Path(self.args.runs_dir)
+        self.folder = Path(self.args.runs_dir)
+        if self.writes:
+            self.folder = new_folder(self.args, self.algorithm)
+            self.lock = FolderLock(self.folder)
         self._open(first_step=0, tracker_id=None)
         return obs, np.zeros(self.args.num_envs, bool), 0, {}
 
-    def _restore(self, path: str) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
+    def _resume(self, path: str) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
         self.folder = Path(path) if Path(path).is_dir() else Path(path).parent
-        checkpoint = Checkpoint.load(path, self.algorithm)
+        if self.writes:
+            self.lock = FolderLock(self.folder)
+        try:
+            checkpoint = Checkpoint.load(path, self.algorithm)
+            obs, autoreset = self._restore(path, checkpoint)
+            if self.writes:
+                self._cut_logs(checkpoint)
+        except InputError:
+            if self.lock:
+                self.lock.release()
+            raise
+        self._open(checkpoint.global_step, checkpoint.tracker_id)
+        return obs, autoreset, checkpoint.global_step, dict(checkpoint.metrics)
+
+    def _restore(self, path: str, checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
         if (saved := 1 + len(checkpoint.other_ranks)) != size():
             raise InputError(
                 f"{path} needs {saved} processes, as many as wrote it, and not {size()}: "
@@ -113,7 +135,10 @@ class Run(Interruptible):
             self.agent.num_updates = int(checkpoint.num_updates)
             for name, optimizer in self.agent.optimizers.items():
                 optimizer.load_state_dict(checkpoint.optimizers[name])
-            load_replay(self.folder / checkpoint.replay, self.buffer, self.replay_prefix)
+            if Path(checkpoint.replay).name != checkpoint.replay:
+                raise ValueError(f"the replay file {checkpoint.replay} does not lie beside it")
+            replay = self.folder / checkpoint.replay
+            load_replay(replay, self.buffer, self.replay_prefix, checkpoint.replay_token)
             own = checkpoint.other_ranks[rank() - 1] if rank() else vars(checkpoint)
             obs, autoreset, cut = restore_envs(self.envs, own["envs"])
             if self.buffer.num_added:  # what they did not go on with
@@ -121,20 +146,20 @@ class Run(Interruptible):
                 self.buffer.truncations[last_row, cut] = True
             set_rng_state(own["random"], self.rng)
             self.evaluated_step, self.evaluation = checkpoint.evaluated
-            metrics = dict(checkpoint.metrics)
         except Exception as error:  # whatever an edited or incomplete checkpoint brings about
             reason = (str(error).strip().splitlines() or [""])[0]
             raise InputError(f"{path} cannot be resumed ({type(error).__name__}: {reason}).") from error
         self.best_return = checkpoint.best_return
         self.earlier_seconds = checkpoint.seconds
         self.episodes = checkpoint.episodes
-        if self.writes:
-            # lines after the checkpoint will come again
-            for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):
-                rows = [row for row in read_csv(file) if int(row["global_step"]) <= checkpoint.global_step]
-                write_csv(file, rows)
-        self._open(checkpoint.global_step, checkpoint.tracker_id)
-        return obs, autoreset, checkpoint.global_step, metrics
+        return obs, autoreset
+
+    def _cut_logs(self, checkpoint: Checkpoint):
+        for name in CSV_FILES:
+            path = self.folder / name
+            self.lines[name], damage = cut_csv(path, checkpoint.global_step, checkpoint.lines.get(name))
+            if damage:
+                self.say(damage)
 
     def _open(self, first_step: int, tracker_id: str | None):
         if self.writes:
@@ -170,7 +195,7 @@ class Run(Interruptible):
         self.evaluation, self.evaluated_step = summary["return_mean"], global_step
         self.say(f"step {global_step:,}: evaluation {self.evaluation:.1f} +- {summary['return_std']:.1f}")
         seeds = {"episodes": len(seeds), "first_seed": EVALUATION_SEED}
-        append_csv(self.folder / "evaluations.csv", self._clock(global_step) | summary | seeds)
+        self._append("evaluations.csv", self._clock(global_step) | summary | seeds)
         self._scalars(global_step, {f"eval/{key}": value for key, value in summary.items()})
         if self.evaluation > self.best_return:
             self.best_return = self.evaluation
@@ -208,10 +233,11 @@ class Run(Interruptible):
             metrics: those of the last update, floats or tensors.
 
         Raises:
-            InputError: weights that are not finite, or a full disk. The
-                checkpoint written before stays whole.
+            InputError: weights, metrics or stored steps that are not finite, or a full disk. The checkpoint
+                written before stays whole.
         """
         self.saved_signal = self.stop_signal  # one that comes later finds its own save
+        metrics = self._finite(global_step, metrics)
         self._require_finite(global_step)
         if global_step >= self.args.total_timesteps and global_step > self.logged_step:
             self._log_last(global_step, metrics | {"charts/num_updates": self.agent.num_updates})
@@ -242,17 +268,21 @@ class Run(Interruptible):
     def _write(self, global_step: int, metrics: dict, processes: list[dict]):
         arrays = {name: values for process in processes for name, values in process.pop("replay").items()}
         replay_name = f"replay-{global_step}.npz"
-        save_replay(self.folder / replay_name, arrays)
+        replay_token = secrets.token_hex(8)
+        self._logs_to_disk()
+        save_replay(self.folder / replay_name, arrays, replay_token)
         checkpoint = Checkpoint(
             **self._policy(global_step),
             optimizers={name: each.state_dict() for name, each in self.agent.optimizers.items()},
             num_updates=self.agent.num_updates,
-            metrics={key: float(value) for key, value in metrics.items()},
+            metrics=metrics,
             **processes[0],
             other_ranks=processes[1:],
             replay=replay_name,
+            replay_token=replay_token,
             best_return=self.best_return,
             evaluated=[self.evaluated_step, self.evaluation],
+            lines=self.lines,
             episodes=self.episodes,
             seconds=self.seconds(),
             tracker_id=self.tracker.id if self.tracker else None,
@@ -273,11 +303,12 @@ class Run(Interruptible):
         }
 
     def _require_finite(self, global_step: int):
-        if not all(tensor.isfinite().all() for tensor in self.agent.state_dict().values()):
-            raise InputError(
-                f"The weights are not finite at step {global_step}: "
-                f"the last good checkpoint is in {self.folder}."
-            )
+        for what, tensors in (("weights", self.agent.state_dict()), ("stored", self.buffer.arrays())):
+            if name := not_finite(tensors):
+                raise InputError(
+                    f"The {what} {name} are not finite at step {global_step}: "
+                    f"the last good checkpoint is in {self.folder}."
+                )
 
     # The end
 
@@ -300,6 +331,8 @@ class Run(Interruptible):
         for env in self.eval_envs:
             env.close()
         super().close()
+        if self.lock:
+            self.lock.release()
         disconnect()
 
 
