@@ -339,6 +339,11 @@ def test_a_resumed_run_cannot_change(changes, run):
     assert contents(folder) == before
 
 
+def test_a_resumed_run_says_what_it_can_change(run):
+    message = input_error(resume, *run, learning_rate=0.1)
+    assert all(flag in message for flag in ("--total-timesteps", "--device", "--num-threads"))
+
+
 def test_what_was_auto_may_be_auto_again(run):
     script, folder = run
     args = parse(script, flags({"resume": folder, "device": "auto", "precision": "auto"}))

@@ -209,7 +209,7 @@ def set_rng_state(state: dict, rng: np.random.Generator | None = None):
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    # on a machine with fewer GPUs the others are left out
+    torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     if rng:
         rng.bit_generator.state = state["rng"]
