@@ -143,14 +143,12 @@ def refuse_module(env_id: str, source, remedy: str):
 
 def save_replay(path: Path, arrays: Mapping[str, np.ndarray | torch.Tensor], token: str = ""):
     """Writes named arrays and tensors as .npz, one at a time: the buffer is never in memory twice."""
+    columns: dict[str, Any] = {
+        name: array.cpu().numpy() if isinstance(array, torch.Tensor) else array
+        for name, array in arrays.items()
+    }
     with atomic_file(path) as file:
-        np.savez(
-            file,
-            **{
-                name: array.cpu().numpy() if torch.is_tensor(array) else array
-                for name, array in arrays.items()
-            },
-        )
+        np.savez(file, **columns)
         seal(file, token)
 
 

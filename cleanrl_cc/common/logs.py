@@ -34,7 +34,7 @@ class Log:
     def __init__(self, args, writes: bool):
         self.args, self.writes = args, writes
         self.episodes: list[list] = []  # [return, length] of those that ended since the last log line
-        self.lines = dict.fromkeys(CSV_FILES, 0)  # in the folder
+        self.lines: dict[str, int] = dict.fromkeys(CSV_FILES, 0)  # in the folder
         self.last_return = math.nan
         self.earlier_seconds = 0.0
         self.tracker: Any = None
