@@ -28,9 +28,10 @@ from typing import Literal
 
 import tyro
 from overview import Board, all_processes, log_file, memory, read_runs, table, writers
-from tasks import ROOT, Task, flag, move_aside, read_task, read_tasks
+from tasks import ROOT, Task, flag, read_task, read_tasks
 
 from cleanrl_cc.common.errors import InputError, require
+from cleanrl_cc.common.files import move_aside
 
 PRCTL = getattr(ctypes.CDLL(None), "prctl", lambda *_: None)  # loaded here: after a fork nothing may be
 STOPPED = {130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL}  # exit codes after a signal

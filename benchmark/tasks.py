@@ -1,6 +1,5 @@
 """The launcher's list, a command per line: what it may ask for, and which folders a run may take."""
 
-import fnmatch
 import itertools
 import os
 import shlex
@@ -13,16 +12,6 @@ from cleanrl_cc.common.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS_OF_A_RUN = {"args.json", "last.pt", "best.pt"}
-WITHOUT_CHECKPOINT = [  # what a run writes before it has one
-    "args.json",
-    "progress.csv",
-    "events.out.tfevents.*",
-    "*.tmp",
-    "videos",
-    "videos/*.mp4",
-    "wandb",
-    "wandb/*",
-]
 
 
 @dataclass(eq=False)
@@ -98,23 +87,3 @@ def read_tasks(text: str, runs_dir: str) -> list[Task]:
         if inner := {path.parent for path in place.rglob("*") if path.name in MARKS_OF_A_RUN} - {place}:
             raise InputError(f"--run-name {name} holds other runs, {min(inner)} is one: choose another name.")
     return tasks
-
-
-def move_aside(folder: Path) -> Path:
-    """Renames what a run left that was killed before its first checkpoint; the script makes a new folder.
-
-    Raises:
-        InputError: it holds anything else, a policy for example, or is no folder. It stays as it is.
-    """
-    found = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
-    others = [name for name in found if not any(fnmatch.fnmatch(name, known) for known in WITHOUT_CHECKPOINT)]
-    if folder.is_symlink() or not folder.is_dir():
-        reason = "is no folder"
-    elif others:
-        reason = f"holds {others[0]} but no last.pt to go on from"
-    elif found and "args.json" not in found:
-        reason = f"holds {found[0]} but no args.json of a run"
-    else:
-        free = (folder.with_name(f"{folder.name}.stopped-{number}") for number in itertools.count(1))
-        return folder.rename(next(path for path in free if not os.path.lexists(path)))
-    raise InputError(f"{folder} {reason}: move it away, or choose another --run-name.")

@@ -14,10 +14,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tyro
 
-from cleanrl_cc.common.checkpoints import atomic_file, load_checkpoint
+from cleanrl_cc.common.checkpoints import load_checkpoint, save_checkpoint
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 
@@ -90,8 +89,7 @@ def cell(checkpoint: dict) -> str:
 def export(checkpoint: dict, options: Options):
     file = options.zoo / f"{cell(checkpoint)}.pt"
     options.zoo.mkdir(parents=True, exist_ok=True)
-    with atomic_file(file) as stream:
-        torch.save(policy(checkpoint), stream)
+    save_checkpoint(file, policy(checkpoint))
     scored = EvaluateOptions(str(file), episodes=options.episodes, device="cpu", trust=options.trust)
     result = evaluate(scored)
     file.with_suffix(".json").write_text(

@@ -412,8 +412,8 @@ class ReplayBuffer:
 # --- training ---
 
 
-def train(args: Args) -> float:
-    """Trains, and returns the mean return of the last evaluation."""
+def train(args: Args, run_class: type[Run] = Run) -> float:
+    """Trains, and returns the mean return of the last evaluation; a subclass of `Run` may watch it."""
     check_args(args)
     enough = args.batch_size >= 2 or not args.batch_norm
     require(enough, "batch_size", args.batch_size, "at least 2 for batch normalisation")
@@ -425,14 +425,8 @@ def train(args: Args) -> float:
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
     falls = args.final_exploration_noise is not None
     final_noise = args.final_exploration_noise if falls else args.exploration_noise
-    run = Run(args)
-    if run.checkpoint:
-        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
-    else:
-        global_step = 0
-        metrics = {}
-        obs, _ = envs.reset()
-        autoreset = np.zeros(args.num_envs, bool)
+    run = run_class(args, agent, envs, rng, buffer)
+    obs, autoreset, global_step, metrics = run.begin()
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -469,17 +463,12 @@ def train(args: Args) -> float:
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):
-            run.evaluate(agent, global_step)
+            run.evaluate(global_step)
         if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
-            run.save(global_step, metrics, agent, envs, rng, buffer)
+            run.save(global_step, metrics)
         run.exit_if_stopped()
 
-    mean_return = run.evaluate(agent, global_step)
-    run.save(global_step, metrics, agent, envs, rng, buffer)
-    envs.close()
-    run.close()
-    run.print_result(mean_return)
-    return mean_return
+    return run.finish(global_step, metrics)
 
 
 if __name__ == "__main__":

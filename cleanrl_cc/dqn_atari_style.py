@@ -359,8 +359,8 @@ class ReplayBuffer:
 # --- training ---
 
 
-def train(args: Args) -> float:
-    """Trains, and returns the mean return of the last evaluation."""
+def train(args: Args, run_class: type[Run] = Run) -> float:
+    """Trains, and returns the mean return of the last evaluation; a subclass of `Run` may watch it."""
     check_args(args)
     envs = make_vector_env(args)
     pixels = envs.single_observation_space.dtype == np.uint8
@@ -368,14 +368,8 @@ def train(args: Args) -> float:
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # exploration, and which transitions are replayed
-    run = Run(args)
-    if run.checkpoint:
-        global_step, metrics, obs, autoreset = run.restore(agent, envs, rng, buffer)
-    else:
-        global_step = 0
-        metrics = {}
-        obs, _ = envs.reset()
-        autoreset = np.zeros(args.num_envs, bool)
+    run = run_class(args, agent, envs, rng, buffer)
+    obs, autoreset, global_step, metrics = run.begin()
 
     while global_step < args.total_timesteps:
         previous_step = global_step
@@ -414,17 +408,12 @@ def train(args: Args) -> float:
 
         # 6. evaluate and checkpoint
         if crossed(global_step, previous_step, args.eval_frequency):
-            run.evaluate(agent, global_step)
+            run.evaluate(global_step)
         if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
-            run.save(global_step, metrics, agent, envs, rng, buffer)
+            run.save(global_step, metrics)
         run.exit_if_stopped()
 
-    mean_return = run.evaluate(agent, global_step)
-    run.save(global_step, metrics, agent, envs, rng, buffer)
-    envs.close()
-    run.close()
-    run.print_result(mean_return)
-    return mean_return
+    return run.finish(global_step, metrics)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What the tests of whole runs share: tiny runs of every script, here or in a process of
 their own, and comparisons bit for bit."""
 
+import contextlib
 import importlib
 import importlib.util
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -165,6 +167,17 @@ def input_error(function, *args, **kwargs) -> str:
     return message
 
 
+@contextlib.contextmanager
+def disk_with_room_for(size: int):
+    """Files larger than so many bytes cannot be written, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 # --- comparing ---
 
 
@@ -201,7 +214,7 @@ def assert_same_training(a: Path, b: Path):
 
 
 def assert_same_runs(a: Path, b: Path):
-    """Everything is equal in two run folders but what depends on the clock or names the folder."""
+    """Everything is equal in two run folders but what depends on the clock, is random or names the folder."""
     assert_same_training(a, b)
     states = []
     for folder in (a, b):
@@ -211,7 +224,8 @@ def assert_same_runs(a: Path, b: Path):
             for key, value in state["args"].items()
             if key not in ("runs_dir", "run_name", "resume")
         }
-        states.append({key: value for key, value in state.items() if key not in ("seconds", "tracker_id")})
+        own = ("seconds", "tracker_id", "replay_token")
+        states.append({key: value for key, value in state.items() if key not in own})
     assert_same(*states, "last.pt")
     assert_same(load_checkpoint(a / "best.pt")["agent"], load_checkpoint(b / "best.pt")["agent"], "best.pt")
     for name in ("progress.csv", "evaluations.csv"):

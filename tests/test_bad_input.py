@@ -33,7 +33,6 @@ WRONG = {
     "unknown dm_control task": ({"env_id": "dm_control/walker-wlk-v0"}, ["dm_control/walker-walk-v0"]),
     "Dict actions": ({"env_id": "DictActions-v0"}, ["DictActions-v0", "Dict action space"]),
     "Tuple actions": ({"env_id": "TupleActions-v0"}, ["TupleActions-v0", "Tuple action space"]),
-    "state of CarRacing": ({"env_id": "CarRacing-v3", "obs": "state"}, ["CarRacing-v3", "--obs pixels"]),
     "five actions of Pendulum": ({"action_set": "five"}, ["--action-set"]),
     "videos of what cannot be drawn": (
         {"env_id": "Undrawable-v0", "capture_video": True},
@@ -340,6 +339,11 @@ def test_a_resumed_run_cannot_change(changes, run):
     assert contents(folder) == before
 
 
+def test_a_resumed_run_says_what_it_can_change(run):
+    message = input_error(resume, *run, learning_rate=0.1)
+    assert all(flag in message for flag in ("--total-timesteps", "--device", "--num-threads"))
+
+
 def test_what_was_auto_may_be_auto_again(run):
     script, folder = run
     args = parse(script, flags({"resume": folder, "device": "auto", "precision": "auto"}))
@@ -362,6 +366,7 @@ def test_a_terminal_shows_the_sentence_and_no_traceback(script, tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_an_error_after_the_workers_started_shows_one_sentence(script, tmp_path):
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
     process = start(script, command_line(script, tmp_path / "run", num_envs=2))
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 1

@@ -4,11 +4,14 @@ that watches the training changes it."""
 import os
 import shlex
 import signal
+import tarfile
 
 import psutil
 import pytest
+import torch
 from helpers import (
     PIXELS,
+    ROOT,
     SCRIPTS,
     assert_same_runs,
     assert_same_training,
@@ -22,6 +25,7 @@ from helpers import (
     train,
 )
 
+from cleanrl_cc.common.checkpoints import save_checkpoint
 from cleanrl_cc.common.runs import Run
 from cleanrl_cc.common.tables import read_csv
 
@@ -135,6 +139,47 @@ def test_a_process_that_ends_between_two_renames_leaves_a_matching_pair(
     resume(script, tmp_path / "run", total_timesteps=100)
     train(script, tmp_path / "direct", total_timesteps=100)
     assert_same_training(tmp_path / "run", tmp_path / "direct")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_of_an_earlier_version_goes_on(script, tmp_path):
+    with tarfile.open(ROOT / "tests" / "data" / "runs-0.1.0.tar.xz") as archive:
+        archive.extractall(tmp_path, [member for member in archive if member.name.startswith(f"{script}/")])
+    before = checkpoint(tmp_path / script)
+    resume(script, tmp_path / script, total_timesteps=150)
+    after = checkpoint(tmp_path / script)
+    assert (before["global_step"], after["global_step"]) == (90, 150)
+    assert 0 < before["num_updates"] < after["num_updates"]
+    rows = read_csv(tmp_path / script / "progress.csv")
+    assert [row["global_step"] for row in rows] == ["90", "150"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_only_records_may_change_when_a_run_goes_on(script, tmp_path, capsys):
+    recording = {"checkpoint_frequency": 20, "eval_frequency": 30, "eval_episodes": 2, "capture_video": True}
+    train(script, tmp_path / "run", total_timesteps=60)
+    resume(script, tmp_path / "run", total_timesteps=120, **recording)
+    assert "bit for bit" not in capsys.readouterr().err
+    train(script, tmp_path / "direct", total_timesteps=120)
+    assert_same_training(tmp_path / "run", tmp_path / "direct")
+    rows = read_csv(tmp_path / "run" / "evaluations.csv")
+    assert [(row["global_step"], row["episodes"]) for row in rows] == [("60", "1"), ("90", "2"), ("120", "2")]
+    assert checkpoint(tmp_path / "run")["args"]["eval_episodes"] == 2
+    assert len(list((tmp_path / "run" / "videos").iterdir())) == 2
+
+
+def test_a_run_that_moves_says_that_it_is_no_longer_the_same(tmp_path, capsys):
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=60)
+    state = checkpoint(tmp_path / "run")
+    # as on a machine with two GPUs
+    cuda = [torch.zeros(16, dtype=torch.uint8)] * 2
+    state |= {"args": state["args"] | {"device": "cuda:1"}, "random": state["random"] | {"cuda": cuda}}
+    save_checkpoint(tmp_path / "run" / "last.pt", state)
+    resume(SCRIPTS[0], tmp_path / "run", device="cpu", num_threads=2, total_timesteps=80)
+    told = [line for line in capsys.readouterr().err.splitlines() if "bit for bit" in line]
+    assert len(told) == 1 and "--device cuda:1 and --num-threads 1" in told[0]
+    args = checkpoint(tmp_path / "run")["args"]
+    assert (args["device"], args["num_threads"]) == ("cpu", 2)
 
 
 def test_a_log_line_after_a_resume_has_the_losses_of_the_last_update(tmp_path):

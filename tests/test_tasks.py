@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, contents, input_error, load_benchmark
 
+from cleanrl_cc.common.files import move_aside
+
 tasks = load_benchmark("tasks")
 
 
@@ -141,7 +143,7 @@ def test_what_a_killed_run_left_is_kept_beside_the_new_run(names, tmp_path):
         folder = write(tmp_path / "a.b", *names)
         folder.mkdir(exist_ok=True)
         before = contents(folder)
-        aside = tasks.move_aside(folder)
+        aside = move_aside(folder)
         assert aside == tmp_path / f"a.b.stopped-{number}"
         assert (folder.exists(), contents(aside)) == (False, before)
 
@@ -161,7 +163,7 @@ def test_what_a_killed_run_left_is_kept_beside_the_new_run(names, tmp_path):
 )
 def test_what_may_be_anything_else_stays_where_it_is(names, tmp_path):
     folder = write(tmp_path / "a", *names)
-    assert "holds" in input_error(tasks.move_aside, folder)
+    assert "holds" in input_error(move_aside, folder)
     assert sorted(contents(folder)) == sorted(names) and os.listdir(tmp_path) == ["a"]
 
 
@@ -172,5 +174,5 @@ def test_links_and_files_stay_where_they_are(tmp_path):
     write(tmp_path, "file")
     before = sorted(os.listdir(tmp_path))
     for name in ("link", "dangling", "file"):
-        assert "is no folder" in input_error(tasks.move_aside, tmp_path / name)
+        assert "is no folder" in input_error(move_aside, tmp_path / name)
     assert sorted(os.listdir(tmp_path)) == before

@@ -74,7 +74,8 @@ class RunArgs:
     run_name: str | None = None
     """name of the run folder; None: environment, script, seed and time"""
     resume: str | None = None
-    """run folder, or its last.pt, to continue with its own arguments: only --total-timesteps may grow.
+    """run folder, or its last.pt, to continue with its own arguments: --total-timesteps may grow, and what
+    only records may change. With another --device or --num-threads it is no longer the same bit for bit.
     A run in my_module:MyEnv-v0 needs --env-id again, since that module's code is run"""
     checkpoint_frequency: Steps = 25_000
     """global steps between checkpoints; 0: only at the end and when stopped"""
@@ -94,13 +95,18 @@ class RunArgs:
 
 # --- the command line ---
 
+# What may be typed again for a resumed run, beside --total-timesteps.
+RECORDING = ("checkpoint_frequency", "eval_frequency", "eval_episodes")
+RECORDING += ("capture_video", "track", "wandb_project", "wandb_entity")
+MACHINE = ("device", "num_threads")
+
 
 def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = None):
     """The command line as an instance of the dataclass `cls`.
 
     Defaults come from the preset whose key matches --env-id (keys may hold * and ?), or from the checkpoint
-    when resuming: then only --total-timesteps may differ, and only upwards. What --config says is read as if
-    it were typed before all else.
+    when resuming: then --total-timesteps may grow, `RECORDING` and `MACHINE` may differ, and nothing else.
+    What --config says is read as if it were typed before all else.
 
     Raises:
         InputError: a checkpoint that cannot be resumed, a file that is no configuration, or an argument that
@@ -120,15 +126,26 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
         remedy = f"--training-wrappers {' '.join(saved.training_wrappers)}"
         refuse_module(wrapper.split(",")[0], typed.resume, remedy)
     args = read_words(argv, saved)
+    moved = []
     for name, value in asdict(saved).items():
         value_now = getattr(args, name)
+        flag = "--" + name.replace("_", "-")
         if value_now == "auto" and name in ("device", "precision", "matmul"):  # resolved in the checkpoint
             setattr(args, name, value)
-        elif name not in ("resume", "total_timesteps") and value_now != value:
-            flag = "--" + name.replace("_", "-")
+        elif name in ("resume", "total_timesteps", *RECORDING) or value_now == value:
+            continue
+        elif name in MACHINE:
+            moved.append(f"{flag} {value}")
+        else:
             raise InputError(
-                f"{flag} is {value!r} in {typed.resume}; a resumed run can only change --total-timesteps."
+                f"{flag} is {value!r} in {typed.resume} and has to stay so: a resumed run can change "
+                "--total-timesteps, --device, --num-threads, and what only records."
             )
+    if moved:
+        print(
+            f"{typed.resume} had {' and '.join(moved)}: it goes on, but no longer the same bit for bit.",
+            file=sys.stderr,
+        )
     if args.total_timesteps < saved.total_timesteps:
         raise InputError(
             f"--total-timesteps was {saved.total_timesteps} in {typed.resume} and can only grow."

@@ -1,63 +1,105 @@
 """A checkpoint is everything that a run needs to go on, and is only data:
 `torch.load(weights_only=True)` reads it.
 
-Files appear whole or not at all. `last.pt` names its replay file, which carries its step in its name:
-whenever the process dies, `last.pt` and the file it names are a pair.
+`last.pt` names its replay file, which carries its step in its name and the same token in its seal: whenever
+the process dies, `last.pt` and the file it names are a pair.
 """
 
-import contextlib
-import os
 import random
 import sys
 import zipfile
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.files import BLOCK_BYTES, atomic_file, read_seal, seal
 
-BLOCK_BYTES = 2**24
+
+class Agent(Protocol):
+    """What a run needs of an algorithm: an nn.Module that acts, and says what it learns with."""
+
+    num_updates: int
+
+    @property
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]: ...
+
+    def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray: ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> Any: ...
 
 
-@contextlib.contextmanager
-def atomic_file(path: Path):
-    """A binary file that appears under its name only when it is whole and on the disk.
+class Buffer(Protocol):
+    """What a run needs of a replay or rollout buffer."""
 
-    Raises:
-        InputError: the disk is full or cannot be written. What was under the name before is untouched.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if os.name == "posix":  # the rename, too, must survive a power cut
-            directory = os.open(path.parent, os.O_RDONLY)
-            os.fsync(directory)
-            os.close(directory)
-    except (OSError, RuntimeError) as error:  # torch wraps a failed write in RuntimeError
-        raise InputError(
-            f"{path} could not be written ({error}): free some disk space. Earlier checkpoints are whole."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    num_added: int  # rows, ever
+    truncations: np.ndarray  # (rows, N), bool
+
+    def arrays(self) -> Mapping[str, np.ndarray | torch.Tensor]:
+        """The filled part by name, `num_added` included; once that is set, also where one is read back to."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """What `last.pt` holds, key by key. `best.pt` holds the first five, and `evaluation`: what
+    `evaluation.summarize` says of the episodes that made it the best."""
+
+    algorithm: str  # name of the script
+    args: dict[str, Any]  # its arguments
+    recipe: dict[str, Any]  # arguments of `make_env`, without those of training alone
+    global_step: int
+    agent: dict[str, torch.Tensor]  # networks, targets, running statistics
+
+    optimizers: dict[str, dict]
+    num_updates: int
+    metrics: dict[str, float]  # of the last update
+    envs: list[dict]  # `Episodes.snapshot` of each environment
+    random: dict[str, Any]  # `rng_state`
+    other_ranks: list[dict] = field(default_factory=list)  # `envs` and `random` of the other processes
+    replay: str  # name of the file beside this one
+    replay_token: str = ""  # random, and in the seal of that file too
+    best_return: float  # of the evaluations so far
+    evaluated: list  # [global step, mean return] of the last one
+    lines: dict[str, int] = field(default_factory=dict)  # of progress.csv and evaluations.csv
+    episodes: list[list]  # [return, length] of those that ended since the last log line
+    seconds: float  # of training, evaluations and checkpoints included
+    tracker_id: str | None  # of the run at Weights & Biases
+
+    @classmethod
+    def load(cls, path: str | Path, algorithm: str) -> "Checkpoint":
+        """Reads what a run goes on from. Raises InputError as `load_checkpoint`, and for a policy alone."""
+        state = load_checkpoint(path, algorithm)
+        needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+        if missing := needed - state.keys():
+            raise InputError(
+                f"{path} cannot be resumed, it lacks {', '.join(sorted(missing))}: "
+                "resume from a run folder or its last.pt."
+            )
+        return cls(**{f.name: state[f.name] for f in fields(cls) if f.name in state})
 
 
 def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
     """Reads a checkpoint file, or the `last.pt` of a run folder.
 
     Raises:
-        InputError: missing, truncated, not one of ours, or of another algorithm than `algorithm`.
+        InputError: missing, damaged by as little as a bit, not one of ours, or of another algorithm than
+            `algorithm`.
     """
     file = Path(path) / "last.pt" if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise InputError(
-            f"There is no checkpoint at {file}: give a run folder that holds last.pt, or the file itself."
-        )
+        hint = "give a run folder that holds last.pt, or the file itself."
+        if (file.parent / "args.json").is_file():
+            hint = f"the run in {file.parent} had none yet; start it again, with the same --run-name."
+        raise InputError(f"There is no checkpoint at {file}: {hint}")
     try:
+        read_seal(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         missing = {"algorithm", "args", "recipe", "agent", "global_step"} - checkpoint.keys()
     except Exception as error:
@@ -78,6 +120,13 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
     return checkpoint
 
 
+def save_checkpoint(path: Path, state: Mapping[str, Any]):
+    """Writes a checkpoint, whole or not at all. Raises InputError on a full disk."""
+    with atomic_file(path) as file:
+        torch.save(dict(state), file)
+        seal(file, token="")
+
+
 def refuse_module(env_id: str, source, remedy: str):
     """Raises InputError if `env_id` names a module that is not imported yet: importing it would run its code.
 
@@ -92,25 +141,27 @@ def refuse_module(env_id: str, source, remedy: str):
         )
 
 
-def save_replay(path: Path, arrays: dict):
+def save_replay(path: Path, arrays: Mapping[str, np.ndarray | torch.Tensor], token: str = ""):
     """Writes named arrays and tensors as .npz, one at a time: the buffer is never in memory twice."""
+    columns: dict[str, Any] = {
+        name: array.cpu().numpy() if isinstance(array, torch.Tensor) else array
+        for name, array in arrays.items()
+    }
     with atomic_file(path) as file:
-        np.savez(
-            file,
-            **{
-                name: array.cpu().numpy() if torch.is_tensor(array) else array
-                for name, array in arrays.items()
-            },
-        )
+        np.savez(file, **columns)
+        seal(file, token)
 
 
-def load_replay(path: Path, buffer, prefix: str = ""):
+def load_replay(path: Path, buffer: Buffer, prefix: str = "", token: str = ""):
     """Reads what `save_replay` wrote of `buffer.arrays()` back into them, by
     blocks: the buffer is never in memory twice.
 
     Raises:
-        ValueError, KeyError, zipfile.BadZipFile: the file holds other arrays, or is damaged.
+        ValueError, KeyError, zipfile.BadZipFile: the file holds other arrays, belongs to another checkpoint,
+            or is damaged.
     """
+    if read_seal(path) != token:
+        raise ValueError(f"{path.name} belongs to another checkpoint")
     with np.load(path, allow_pickle=False) as arrays:
         buffer.num_added = int(arrays[prefix + "num_added"])
     with zipfile.ZipFile(path) as archive:
@@ -123,6 +174,18 @@ def load_replay(path: Path, buffer, prefix: str = ""):
                 values = torch.as_tensor(array).view(-1)
                 for block in values.split(BLOCK_BYTES // dtype.itemsize):
                     block.copy_(torch.from_numpy(np.frombuffer(bytearray(stream.read(block.nbytes)), dtype)))
+
+
+def not_finite(arrays: Mapping[str, np.ndarray | torch.Tensor]) -> str | None:
+    """The name of one that holds NaN or infinity, None if none does."""
+    for name, array in arrays.items():
+        values = torch.as_tensor(array)
+        # `aminmax`, unlike `isfinite`, needs no second array; it hands on NaN
+        if values.is_floating_point() and values.numel():
+            smallest, largest = values.aminmax()
+            if not (smallest.isfinite() and largest.isfinite()):
+                return name
+    return None
 
 
 def rng_state(rng: np.random.Generator | None = None) -> dict:
@@ -144,7 +207,7 @@ def set_rng_state(state: dict, rng: np.random.Generator | None = None):
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    # on a machine with fewer GPUs the others are left out
+    torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     if rng:
         rng.bit_generator.state = state["rng"]

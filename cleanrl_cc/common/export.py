@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from cleanrl_cc.common.checkpoints import atomic_file
 from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.files import atomic_file
 from cleanrl_cc.common.wrappers import TwoAxes, UnitActions
 
 

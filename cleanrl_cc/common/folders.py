@@ -3,6 +3,7 @@
 import contextlib
 import json
 import platform
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -11,31 +12,45 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 
-from cleanrl_cc.common.checkpoints import atomic_file
 from cleanrl_cc.common.distributed import launcher
 from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.files import atomic_file, move_aside
 from cleanrl_cc.common.machine import describe_machine
 
 
 def new_folder(args, algorithm: str) -> Path:
-    """Makes the folder of a run that begins. Raises InputError where it exists or cannot be made."""
+    """Makes the folder of a run that begins.
+
+    Where `args.run_name` names one in which a run was killed before its first checkpoint, what is there gets
+    another name. Raises InputError where the folder holds anything else, or cannot be made.
+    """
     now = time.strftime("%Y%m%d-%H%M%S")
-    name = args.run_name or f"{args.env_id.replace('/', '-')}__{algorithm}__{args.seed}__{now}"
+    name = args.run_name or f"{re.sub(r'[/:]', '-', args.env_id)}__{algorithm}__{args.seed}__{now}"
     for suffix in ["", *(f"-{number}" for number in range(2, 100))]:  # runs may start in the same second
         folder = Path(args.runs_dir) / (name + suffix)
         try:
             folder.mkdir(parents=True)
             return folder
-        except FileExistsError as error:
+        except FileExistsError:
             if args.run_name:
-                raise InputError(
-                    f"{folder} exists: choose another --run-name, or --resume {folder} to go on with it."
-                ) from error
+                return _begin_anew(folder)
         except OSError as error:
             raise InputError(
                 f"{folder} cannot be created ({error.strerror}): choose another --runs-dir."
             ) from error
     raise InputError(f"{folder} and many like it exist: choose another --runs-dir.")
+
+
+def _begin_anew(folder: Path) -> Path:
+    if (folder / "last.pt").exists():
+        raise InputError(
+            f"{folder} exists: choose another --run-name, or --resume {folder} to go on with it."
+        )
+    if not folder.is_dir() or any(folder.iterdir()):
+        aside = move_aside(folder)
+        print(f"{folder} had no checkpoint to go on from: what was there is now {aside}.", file=sys.stderr)
+        folder.mkdir()
+    return folder
 
 
 def write_description(folder: Path, args, algorithm: str):

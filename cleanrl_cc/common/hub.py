@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from cleanrl_cc.common.checkpoints import save_checkpoint
 from cleanrl_cc.common.config import NOT_IN_A_FILE, config_text
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.tables import read_csv
@@ -123,7 +123,7 @@ def write_folder(
     text = card(repo, result)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(kept | {"args": args | {"device": "cpu"}}, folder / "best.pt")
+        save_checkpoint(folder / "best.pt", kept | {"args": args | {"device": "cpu"}})
         (folder / "config.yaml").write_text(config_text(args))
         score = json.dumps(result | {"checkpoint": "best.pt"}, indent=1)
         (folder / "evaluation.json").write_text(score + "\n")
@@ -134,7 +134,7 @@ def write_folder(
             draw_curve(evaluations, folder / "curve.png", result)
             text += CURVE
         (folder / "README.md").write_text(text)
-    except (OSError, RuntimeError) as error:  # torch wraps a failed write in RuntimeError
+    except OSError as error:
         raise InputError(f"{folder} cannot be written ({error}): name another folder.") from error
 
 

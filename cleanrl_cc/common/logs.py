@@ -3,16 +3,22 @@
 import contextlib
 import math
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.files import gone, to_disk, writing
 from cleanrl_cc.common.tables import append_csv
+
+CSV_FILES = ("progress.csv", "evaluations.csv")
 
 
 class Log:
@@ -28,15 +34,20 @@ class Log:
     def __init__(self, args, writes: bool):
         self.args = args
         self.writes = writes
-        self.episodes = []  # ended since the last log line
-        self.warnings = set()
+        self.episodes: list[list] = []  # [return, length] of those that ended since the last log line
+        self.lines: dict[str, int] = dict.fromkeys(CSV_FILES, 0)  # in the folder
+        self.warnings: set[str] = set()
         self.last_return = math.nan
         self.earlier_seconds = 0.0
-        self.tracker = self.bar = self.writer = None
+        self.tracker: Any = None
+        self.bar: tqdm | None = None
+        self.writer: SummaryWriter | None = None
 
     def _open_log(self, first_step: int, tracker_id: str | None):
         if self.writes:
-            self.writer = SummaryWriter(self.folder, purge_step=first_step + 1 if first_step else None)
+            threading.excepthook = _leave_out_full_disks
+            with self._writing_events():
+                self.writer = SummaryWriter(self.folder, purge_step=first_step + 1 if first_step else None)
             if self.args.track:
                 self._start_tracker(tracker_id)
             if sys.stderr.isatty():
@@ -44,7 +55,7 @@ class Log:
                     total=self.args.total_timesteps, initial=first_step, unit="step", dynamic_ncols=True
                 )
         self.first_step = self.logged_step = first_step
-        self.started_at = self.logged_at = self.shown_at = time.perf_counter()
+        self.started_at = self.logged_at = self.shown_at = self.looked_at = time.perf_counter()
         # seconds of evaluations and checkpoints: since the start, and until the last log line
         self.untimed = self.logged_untimed = 0.0
 
@@ -89,9 +100,9 @@ class Log:
         several processes, those of rank 0."""
         if not self.writes:
             return
-        for index in np.flatnonzero(infos.get("_episode", [])):
-            self.last_return = float(infos["episode"]["r"][index])
-            length = int(infos["episode"]["l"][index])
+        for index in np.flatnonzero(infos.get(f"_{EPISODE}", [])):
+            self.last_return = float(infos[EPISODE]["r"][index])
+            length = int(infos[EPISODE]["l"][index])
             self.episodes.append([self.last_return, length])
             self._scalars(
                 global_step, {"charts/episodic_return": self.last_return, "charts/episodic_length": length}
@@ -106,14 +117,7 @@ class Log:
         """
         if not self.writes:
             return
-        values = {key: float(value) for key, value in metrics.items()}
-        for key, value in values.items():
-            if not math.isfinite(value):
-                raise InputError(
-                    f"{key} became {value} at step {global_step}: the run stops, "
-                    f"its last good checkpoint is in {self.folder}. "
-                    "A lower learning rate or smaller rewards may help."
-                )
+        values = self._finite(global_step, metrics)
         now = time.perf_counter()
         training_seconds = (now - self.logged_at) - (self.untimed - self.logged_untimed)
         values["charts/sps"] = (global_step - self.logged_step) / max(training_seconds, 1e-9)
@@ -127,11 +131,38 @@ class Log:
                 "charts/episodic_return": float(np.mean(returns)),
                 "charts/episodic_length": float(np.mean(lengths)),
             }
-        append_csv(
-            self.folder / "progress.csv",
-            self._clock(global_step) | {"charts/episodes": len(self.episodes)} | values,
+        self._append(
+            "progress.csv", self._clock(global_step) | {"charts/episodes": len(self.episodes)} | values
         )
         self.episodes = []
+
+    def _finite(self, global_step: int, metrics: dict) -> dict[str, float]:
+        values = {key: float(value) for key, value in metrics.items()}
+        for key, value in values.items():
+            if not math.isfinite(value):
+                raise InputError(
+                    f"{key} became {value} at step {global_step}: the run stops, "
+                    f"its last good checkpoint is in {self.folder}. "
+                    "A lower learning rate or smaller rewards may help."
+                )
+        return values
+
+    def _append(self, name: str, row: dict):
+        append_csv(self.folder / name, row)
+        self.lines[name] += 1
+
+    def _logs_to_disk(self):
+        """What was logged so far then survives a power cut."""
+        for name, number in self.lines.items():
+            if number:
+                with writing(self.folder / name):
+                    to_disk(self.folder / name)
+        if self.writer:
+            with self._writing_events():
+                self.writer.flush()
+
+    def _writing_events(self):
+        return writing(self.folder / "events.out.tfevents")
 
     @contextlib.contextmanager
     def _untimed(self):
@@ -148,20 +179,31 @@ class Log:
         }
 
     def _scalars(self, global_step: int, values: dict):
-        for key, value in values.items():
-            self.writer.add_scalar(key, value, global_step)
+        if self.writer:
+            with self._writing_events():
+                for key, value in values.items():
+                    self.writer.add_scalar(key, value, global_step)
         if self.tracker:
             self.tracker.log(values | {"global_step": global_step})
 
     def show_progress(self, global_step: int):
-        """Moves the progress bar; where there is no terminal, prints a line every 30 seconds."""
+        """Moves the progress bar; where there is no terminal, prints a line every 30 seconds.
+
+        Raises:
+            InputError: the folder is gone. It is looked for every second.
+        """
         if not self.writes:
             return
+        now = time.perf_counter()
+        if now - self.looked_at > 1:
+            self.looked_at = now
+            if not self.folder.is_dir():
+                raise gone(self.folder)
         if self.bar:
             self.bar.set_postfix({"return": f"{self.last_return:.1f}"}, refresh=False)
             self.bar.update(global_step - self.bar.n)
-        elif time.perf_counter() - self.shown_at > 30:
-            self.shown_at = time.perf_counter()
+        elif now - self.shown_at > 30:
+            self.shown_at = now
             total = self.args.total_timesteps
             steps = global_step - self.first_step
             seconds = self.shown_at - self.started_at
@@ -176,6 +218,13 @@ class Log:
     def _close_log(self):
         for closable in (self.bar, self.writer):
             if closable is not None:
-                closable.close()
+                with self._writing_events():
+                    closable.close()
         if self.tracker:
             self.tracker.finish()
+
+
+def _leave_out_full_disks(problem: threading.ExceptHookArgs):
+    """TensorBoard writes in a thread; what fails there is raised again by its next call, and told then."""
+    if not (problem.exc_type and issubclass(problem.exc_type, OSError)):
+        threading.__excepthook__(problem)

@@ -1,137 +1,175 @@
-"""What a run records: folder, evaluations, checkpoints, resume, interruption. Its logs are in `logs.py`.
+"""What a run records: folder, evaluations, checkpoints, resume. Its logs are in `logs.py`, what stops it in
+`interruption.py`.
 
 A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one line per log line),
 `evaluations.csv`, `last.pt` and `replay-<step>.npz` (together they resume), `best.pt` (it evaluates), and
 `videos/`. Nothing here knows an algorithm, and nothing here draws from the generators that the training uses.
 """
 
-import contextlib
 import math
-import shlex
-import signal
-import sys
+import secrets
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
-import torch
 
-from cleanrl_cc.common.arguments import script_name
+from cleanrl_cc.common.arguments import RunArgs, script_name
 from cleanrl_cc.common.checkpoints import (
-    atomic_file,
-    load_checkpoint,
+    Agent,
+    Buffer,
+    Checkpoint,
     load_replay,
+    not_finite,
     rng_state,
+    save_checkpoint,
     save_replay,
     set_rng_state,
 )
-from cleanrl_cc.common.distributed import disconnect, exchange, gather, launcher, rank, size
+from cleanrl_cc.common.distributed import disconnect, exchange, gather, rank, size
 from cleanrl_cc.common.envs import make_env, recipe, restore_envs, snapshot_envs
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.evaluation import EVALUATION_SEED, Film, play_episodes, side_by_side, summarize
+from cleanrl_cc.common.files import FolderLock
 from cleanrl_cc.common.folders import new_folder, write_description
-from cleanrl_cc.common.logs import Log
-from cleanrl_cc.common.tables import append_csv, read_csv, write_csv
+from cleanrl_cc.common.interruption import Interruptible
+from cleanrl_cc.common.logs import CSV_FILES
+from cleanrl_cc.common.tables import cut_csv
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 
-# What last.pt holds beyond best.pt.
-SAVED = {
-    "optimizers",
-    "num_updates",
-    "metrics",
-    "envs",
-    "random",
-    "replay",
-    "best_return",
-    "evaluated",
-    "episodes",
-    "seconds",
-}
-SAVED |= {"tracker_id"}
 
+class Run(Interruptible):
+    """One training run and everything that is written of it: `begin`, then `evaluate` and `save` from time to
+    time, then `finish`. Nothing is written before `begin`.
 
-class Run(Log):
-    """The folder of one training run and everything written to it.
+    In a run of several processes all call every method; that of rank 0 alone says and writes anything.
 
-    With `args.resume` the folder is that of the checkpoint, which is then in `checkpoint`; nothing is
-    written before `restore` has put it back. In a run of several processes all call every method; that of
-    rank 0 alone says and writes anything.
+    Args:
+        args: the script's.
+        agent: what learns.
+        envs: the training environments.
+        rng: every generator that the training draws from, beside the global ones.
+        buffer: where the training stores its steps.
 
     Attributes:
-        checkpoint: what to `restore`, None in a new run.
+        folder: of this run, from `begin` on.
         writes: True in one process alone, rank 0.
-        stop_signal: the number of a SIGINT or SIGTERM received, else None; of
-            several processes, when all know of it.
 
     Raises:
-        InputError: a run field out of range, a folder that exists or cannot be
-            written, a checkpoint that cannot be resumed.
+        InputError: films are wanted of an environment that draws none.
     """
 
-    def __init__(self, args):
+    def __init__(
+        self,
+        args: RunArgs,
+        agent: Agent,
+        envs: gym.vector.VectorEnv,
+        rng: np.random.Generator,
+        buffer: Buffer,
+    ):
         super().__init__(args, writes=rank() == 0)
+        self.agent = agent
+        self.envs = envs
+        self.rng = rng
+        self.buffer = buffer
         self.algorithm = script_name(type(args))
         self.recipe = recipe(args)
-        self.checkpoint = load_checkpoint(args.resume, self.algorithm) if args.resume else None
         self.replay_prefix = f"rank-{rank()}-" if size() > 1 else ""
-        self.stop_signal = self.received_signal = self.saved_signal = None
-        self.evaluation = math.nan
-        self.best_return = -math.inf
+        self.evaluation = math.nan  # mean return of the last one
         self.evaluated_step = -1
-        self.eval_envs = []  # made when they are first needed, then kept
+        self.best_return = -math.inf
+        self.lock: FolderLock | None = None
+        self.eval_envs: list[gym.Env] = []  # made when they are first needed, then kept
         if args.capture_video and self.writes:  # what cannot be filmed is told now, not after hours
             self._make_eval_envs(1)
-        if self.checkpoint is None:
-            self.folder = new_folder(args, self.algorithm) if self.writes else Path(args.runs_dir)
-            self._open(first_step=0, tracker_id=None)
-        else:
-            self.folder = Path(args.resume) if Path(args.resume).is_dir() else Path(args.resume).parent
-            if missing := SAVED - self.checkpoint.keys():
-                lacks = ", ".join(sorted(missing))
-                raise InputError(
-                    f"{args.resume} cannot be resumed, it lacks {lacks}: "
-                    "resume from a run folder or its last.pt."
-                )
-            if (saved := 1 + len(self.checkpoint.get("other_ranks", []))) != size():
-                raise InputError(
-                    f"{args.resume} needs {saved} processes, as many as wrote it, and not {size()}: "
-                    "torchrun starts them."
-                )
+
+    # The beginning
+
+    def begin(self) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
+        """Makes the folder; or, with `args.resume`, puts everything back where `save` found it.
+
+        Returns:
+            The current observations (N, ...); (N,) bool, for which the next step is a reset; the global step;
+            and the metrics of the last update.
+
+        Raises:
+            InputError: a folder that exists, is in use or cannot be written; a checkpoint that is damaged or
+                does not fit the script, of which then nothing has changed.
+        """
+        if self.args.resume:
+            return self._resume(self.args.resume)
+        obs, _ = self.envs.reset()
+        self.folder = Path(self.args.runs_dir)
+        if self.writes:
+            self.folder = new_folder(self.args, self.algorithm)
+            self.lock = FolderLock(self.folder)
+        self._open(first_step=0, tracker_id=None)
+        return obs, np.zeros(self.args.num_envs, bool), 0, {}
+
+    def _resume(self, path: str) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
+        self.folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        if self.writes:
+            self.lock = FolderLock(self.folder)
+        try:
+            checkpoint = Checkpoint.load(path, self.algorithm)
+            obs, autoreset = self._restore(path, checkpoint)
+            if self.writes:
+                self._cut_logs(checkpoint)
+        except InputError:
+            if self.lock:
+                self.lock.release()
+            raise
+        self._open(checkpoint.global_step, checkpoint.tracker_id)
+        return obs, autoreset, checkpoint.global_step, dict(checkpoint.metrics)
+
+    def _restore(self, path: str, checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
+        if (saved := 1 + len(checkpoint.other_ranks)) != size():
+            raise InputError(
+                f"{path} needs {saved} processes, as many as wrote it, and not {size()}: "
+                "torchrun starts them."
+            )
+        try:
+            self.agent.load_state_dict(checkpoint.agent)
+            self.agent.num_updates = int(checkpoint.num_updates)
+            for name, optimizer in self.agent.optimizers.items():
+                optimizer.load_state_dict(checkpoint.optimizers[name])
+            if Path(checkpoint.replay).name != checkpoint.replay:
+                raise ValueError(f"the replay file {checkpoint.replay} does not lie beside it")
+            replay = self.folder / checkpoint.replay
+            load_replay(replay, self.buffer, self.replay_prefix, checkpoint.replay_token)
+            own = checkpoint.other_ranks[rank() - 1] if rank() else vars(checkpoint)
+            obs, autoreset, cut = restore_envs(self.envs, own["envs"])
+            if self.buffer.num_added:  # what they did not go on with
+                last_row = (self.buffer.num_added - 1) % len(self.buffer.truncations)
+                self.buffer.truncations[last_row, cut] = True
+            set_rng_state(own["random"], self.rng)
+            self.evaluated_step, self.evaluation = checkpoint.evaluated
+        except Exception as error:  # whatever an edited or incomplete checkpoint brings about
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise InputError(f"{path} cannot be resumed ({type(error).__name__}: {reason}).") from error
+        self.best_return = checkpoint.best_return
+        self.earlier_seconds = checkpoint.seconds
+        self.episodes = checkpoint.episodes
+        return obs, autoreset
+
+    def _cut_logs(self, checkpoint: Checkpoint):
+        for name in CSV_FILES:
+            path = self.folder / name
+            self.lines[name], damage = cut_csv(path, checkpoint.global_step, checkpoint.lines.get(name))
+            if damage:
+                self.say(damage)
 
     def _open(self, first_step: int, tracker_id: str | None):
         if self.writes:
             write_description(self.folder, self.args, self.algorithm)
         self._open_log(first_step, tracker_id)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread: someone else handles signals
-                signal.signal(number, self._request_stop)
-
-    def _request_stop(self, number: int, _frame):
-        if size() > 1:
-            # `count_steps` tells the others; launchers repeat a signal, so that a second one means nothing
-            self.received_signal = number
-            return
-        if self.stop_signal is not None:
-            raise KeyboardInterrupt
-        self.stop_signal = number
-        self.say(
-            "Stopping after this step (and its evaluation, if one is under way); again: at once, "
-            "without saving."
-        )
-
-    def count_steps(self, steps: int) -> int:
-        """The sum of `steps` over all processes, which also agree here whether to
-        stop: all then save at the same step."""
-        if size() == 1:
-            return steps
-        every_steps, signals = zip(*exchange(steps, self.received_signal or 0), strict=True)
-        self.stop_signal = max(signals) or None
-        return sum(every_steps)
+        self._take_signals()
 
     # Evaluation
 
-    def evaluate(self, agent, global_step: int) -> float:
+    def evaluate(self, global_step: int) -> float:
         """Plays `eval_episodes` deterministic episodes, always the same ones,
         and keeps the best policy as `best.pt`.
 
@@ -141,10 +179,10 @@ class Run(Log):
         if self.evaluated_step == global_step or not self.writes:
             return self.evaluation
         with self._untimed():
-            return self._evaluate(agent, global_step)
+            return self._evaluate(global_step)
 
-    def _evaluate(self, agent, global_step: int) -> float:
-        self._require_finite(agent, global_step)
+    def _evaluate(self, global_step: int) -> float:
+        self._require_finite(global_step)
         self._make_eval_envs(self.args.eval_episodes)
         video = self.folder / "videos" / f"step-{global_step:08d}.mp4"
         films = {}
@@ -152,18 +190,18 @@ class Run(Log):
             films = {EVALUATION_SEED: Film(video, self.eval_envs[0], self.args.action_repeat)}
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + self.args.eval_episodes)
         generators = rng_state()
-        summary = summarize(play_episodes(self.eval_envs, agent, seeds, films))
+        summary = summarize(play_episodes(self.eval_envs, self.agent, seeds, films))
         set_rng_state(generators)
 
         self.evaluation = summary["return_mean"]
         self.evaluated_step = global_step
         self.say(f"step {global_step:,}: evaluation {self.evaluation:.1f} +- {summary['return_std']:.1f}")
         seeds = {"episodes": len(seeds), "first_seed": EVALUATION_SEED}
-        append_csv(self.folder / "evaluations.csv", self._clock(global_step) | summary | seeds)
+        self._append("evaluations.csv", self._clock(global_step) | summary | seeds)
         self._scalars(global_step, {f"eval/{key}": value for key, value in summary.items()})
         if self.evaluation > self.best_return:
             self.best_return = self.evaluation
-            self._write("best.pt", global_step, {"agent": agent.state_dict(), "evaluation": summary})
+            save_checkpoint(self.folder / "best.pt", self._policy(global_step) | {"evaluation": summary})
         if films and self.tracker:
             import wandb
 
@@ -184,30 +222,29 @@ class Run(Log):
                 self.eval_envs[0].reset(seed=EVALUATION_SEED)
                 if not isinstance(self.eval_envs[0].render(), np.ndarray):
                     raise InputError(f"{self.args.env_id} draws no pictures: leave out --capture-video.")
-        while len(self.eval_envs) < side_by_side(self.eval_envs[0], self.args.env_id, num_episodes):
+        while len(self.eval_envs) < side_by_side(self.eval_envs[0], num_episodes):
             self.eval_envs.append(make_env(**self.recipe))
         set_rng_state(generators)
 
     # Checkpoints
 
-    def save(self, global_step: int, metrics: dict, agent, envs, rng: np.random.Generator, buffer):
+    def save(self, global_step: int, metrics: dict):
         """Writes everything that the run needs to go on as if it had not stopped.
 
         Args:
             metrics: those of the last update, floats or tensors.
-            agent: an nn.Module with a dict `optimizers`, and `num_updates`.
-            buffer: has `num_added` and `arrays()`, its filled part by name, `num_added` included.
 
         Raises:
-            InputError: weights that are not finite, or a full disk. The
-                checkpoint written before stays whole.
+            InputError: weights, metrics or stored steps that are not finite, or a full disk. The checkpoint
+                written before stays whole.
         """
         self.saved_signal = self.stop_signal  # one that comes later finds its own save
-        self._require_finite(agent, global_step)
+        metrics = self._finite(global_step, metrics)
+        self._require_finite(global_step)
         if global_step >= self.args.total_timesteps and global_step > self.logged_step:
-            self._log_last(global_step, metrics | {"charts/num_updates": agent.num_updates})
+            self._log_last(global_step, metrics | {"charts/num_updates": self.agent.num_updates})
         with self._untimed():
-            self._save_all(global_step, metrics, agent, envs, rng, buffer)
+            self._save(global_step, metrics)
 
     def _log_last(self, global_step: int, metrics: dict):
         """The line of what came after the last full period. Its episodes stay for the next full line, should
@@ -216,12 +253,13 @@ class Run(Log):
         self.log(global_step, metrics)
         self.episodes = episodes
 
-    def _save_all(self, global_step: int, metrics: dict, agent, envs, rng: np.random.Generator, buffer):
-        arrays = {self.replay_prefix + name: values for name, values in buffer.arrays().items()}
-        processes = gather({"envs": snapshot_envs(envs), "random": rng_state(rng), "replay": arrays})
-        if self.writes:
-            self._save(global_step, metrics, agent, processes)
-            if agent.num_updates == 0 and global_step >= self.args.total_timesteps:
+    def _save(self, global_step: int, metrics: dict):
+        arrays = {self.replay_prefix + name: values for name, values in self.buffer.arrays().items()}
+        own = {"envs": snapshot_envs(self.envs), "random": rng_state(self.rng), "replay": arrays}
+        processes = gather(own)
+        if processes:  # this one writes
+            self._write(global_step, metrics, processes)
+            if self.agent.num_updates == 0 and global_step >= self.args.total_timesteps:
                 self.say(
                     f"Nothing was learned: {global_step:,} steps end before the first update. "
                     "A larger --total-timesteps has some."
@@ -229,118 +267,74 @@ class Run(Log):
         if size() > 1:
             exchange(0)  # nobody exits before the files are whole: torchrun would end the others
 
-    def _save(self, global_step: int, metrics: dict, agent, processes: list[dict]):
+    def _write(self, global_step: int, metrics: dict, processes: list[dict]):
         arrays = {name: values for process in processes for name, values in process.pop("replay").items()}
         replay_name = f"replay-{global_step}.npz"
-        save_replay(self.folder / replay_name, arrays)
-        state = {
-            "agent": agent.state_dict(),
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in agent.optimizers.items()},
-            "num_updates": agent.num_updates,
-            "metrics": {key: float(value) for key, value in metrics.items()},
+        replay_token = secrets.token_hex(8)
+        self._logs_to_disk()
+        save_replay(self.folder / replay_name, arrays, replay_token)
+        checkpoint = Checkpoint(
+            **self._policy(global_step),
+            optimizers={name: each.state_dict() for name, each in self.agent.optimizers.items()},
+            num_updates=self.agent.num_updates,
+            metrics=metrics,
             **processes[0],
-            "other_ranks": processes[1:],
-            "replay": replay_name,
-            "best_return": self.best_return,
-            "evaluated": [self.evaluated_step, self.evaluation],
-            "episodes": self.episodes,
-            "seconds": self.seconds(),
-            "tracker_id": self.tracker.id if self.tracker else None,
-        }
-        self._write("last.pt", global_step, state)
+            other_ranks=processes[1:],
+            replay=replay_name,
+            replay_token=replay_token,
+            best_return=self.best_return,
+            evaluated=[self.evaluated_step, self.evaluation],
+            lines=self.lines,
+            episodes=self.episodes,
+            seconds=self.seconds(),
+            tracker_id=self.tracker.id if self.tracker else None,
+        )
+        save_checkpoint(self.folder / "last.pt", vars(checkpoint))
         for old in self.folder.glob("replay-*"):
             if old.name != replay_name:
                 old.unlink()
 
-    def _require_finite(self, agent, global_step: int):
-        if not all(tensor.isfinite().all() for tensor in agent.state_dict().values()):
-            raise InputError(
-                f"The weights are not finite at step {global_step}: "
-                f"the last good checkpoint is in {self.folder}."
-            )
-
-    def _write(self, name: str, global_step: int, state: dict):
-        common = {
+    def _policy(self, global_step: int) -> dict[str, Any]:
+        """What both checkpoints hold."""
+        return {
             "algorithm": self.algorithm,
             "args": asdict(self.args),
             "recipe": self.recipe,
             "global_step": global_step,
+            "agent": self.agent.state_dict(),
         }
-        with atomic_file(self.folder / name) as file:
-            torch.save(common | state, file)
 
-    def restore(
-        self, agent, envs, rng: np.random.Generator, buffer
-    ) -> tuple[int, dict, np.ndarray, np.ndarray]:
-        """Puts everything back where `save` found it.
-
-        Returns:
-            The global step, the last metrics, the current observations (N, ...), and (N,)
-            bool for which the next step is a reset.
-
-        Raises:
-            InputError: the checkpoint is incomplete or does not fit the script. Nothing was written.
-        """
-        state = self.checkpoint
-        try:
-            agent.load_state_dict(state["agent"])
-            agent.num_updates = int(state["num_updates"])
-            metrics = dict(state["metrics"])
-            for name, optimizer in agent.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
-            load_replay(self.folder / state["replay"], buffer, self.replay_prefix)
-            own = state["other_ranks"][rank() - 1] if rank() else state
-            obs, autoreset = restore_envs(envs, own["envs"])
-            set_rng_state(own["random"], rng)
-            self.evaluated_step, self.evaluation = state["evaluated"]
-        except Exception as error:  # whatever an edited or incomplete checkpoint brings about
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise InputError(
-                f"{self.args.resume} cannot be resumed ({type(error).__name__}: {reason})."
-            ) from error
-        self.best_return = state["best_return"]
-        self.earlier_seconds = state["seconds"]
-        self.episodes = state["episodes"]
-        if self.writes:
-            # lines after the checkpoint will come again
-            for file in (self.folder / "progress.csv", self.folder / "evaluations.csv"):
-                write_csv(
-                    file, [row for row in read_csv(file) if int(row["global_step"]) <= state["global_step"]]
+    def _require_finite(self, global_step: int):
+        for what, tensors in (("weights", self.agent.state_dict()), ("stored", self.buffer.arrays())):
+            if name := not_finite(tensors):
+                raise InputError(
+                    f"The {what} {name} are not finite at step {global_step}: "
+                    f"the last good checkpoint is in {self.folder}."
                 )
-        self._open(state["global_step"], state["tracker_id"])
-        return state["global_step"], metrics, obs, autoreset
 
     # The end
 
-    def exit_if_stopped(self):
-        """After Ctrl-C or SIGTERM, once the caller has saved: says how
-        to go on, and exits with 130 or 143."""
-        if self.saved_signal is not None:
-            self.close()
-            words = [sys.argv[0], "--resume", str(self.folder)]
-            if ":" in self.args.env_id:  # a module, which a resumed run imports if it is typed
-                words += ["--env-id", self.args.env_id]
-            if any(":" in wrapper for wrapper in self.args.training_wrappers):
-                words += ["--training-wrappers", *self.args.training_wrappers]
-            self.say(f"Saved. Go on with: {launcher()} {shlex.join(words)}")
-            raise SystemExit(128 + self.saved_signal)
+    def finish(self, global_step: int, metrics: dict) -> float:
+        """Evaluates and saves for the last time, closes everything, and prints the result.
 
-    def print_result(self, mean_return: float):
-        """The last line of a run, to stdout."""
+        Returns:
+            The mean return of that evaluation (on rank 0).
+        """
+        mean_return = self.evaluate(global_step)
+        self.save(global_step, metrics)
+        self.envs.close()
+        self.close()
         if self.writes:
             print(f"{self.folder}: mean return {mean_return:.1f} over {self.args.eval_episodes} episodes")
+        return mean_return
 
     def close(self):
-        """Closes files, the evaluation environment and the tracker, and gives the signals back."""
-        for number, handler in (
-            (signal.SIGINT, signal.default_int_handler),
-            (signal.SIGTERM, signal.SIG_DFL),
-        ):
-            with contextlib.suppress(ValueError):
-                signal.signal(number, handler)
+        """Closes everything but the training environments, and gives the signals back."""
         for env in self.eval_envs:
             env.close()
-        self._close_log()
+        super().close()
+        if self.lock:
+            self.lock.release()
         disconnect()
 
 

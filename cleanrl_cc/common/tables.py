@@ -1,11 +1,13 @@
-"""CSV files that grow by lines and by columns."""
+"""CSV files that grow by lines and by columns, and whose damage is noticed."""
 
 import csv
 import io
+import itertools
+import math
+import shutil
 from pathlib import Path
 
-from cleanrl_cc.common.checkpoints import atomic_file
-from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.files import atomic_file, writing
 
 
 def append_csv(path: Path, row: dict):
@@ -17,13 +19,8 @@ def append_csv(path: Path, row: dict):
     if columns and set(row) <= set(columns):
         text = io.StringIO()
         csv.DictWriter(text, columns, lineterminator="\n").writerow(row)
-        try:
-            with open(path, "a", newline="") as file:
-                file.write(text.getvalue())
-        except OSError as error:
-            raise InputError(
-                f"{path} could not be written ({error}): free some disk space. Earlier checkpoints are whole."
-            ) from error
+        with writing(path), open(path, "a", newline="") as file:
+            file.write(text.getvalue())
     else:
         write_csv(path, [*read_csv(path), row])
 
@@ -52,3 +49,53 @@ def write_csv(path: Path, rows: list[dict]):
     writer.writerows(rows)
     with atomic_file(path) as file:
         file.write(text.getvalue().encode())
+
+
+def cut_csv(path: Path, last_step: int, expected: int | None = None) -> tuple[int, str | None]:
+    """Keeps the lines up to a global step: a resumed run writes the others again.
+
+    Of a file that is torn, filled with NULs or not ours, what can be read is kept, and a copy is set aside as
+    `<name>.damaged-<number>`.
+
+    Args:
+        expected: how many lines there must be up to that step; None: nobody knows.
+
+    Returns:
+        The number of lines kept, and a sentence if there is damage.
+    """
+    text = path.read_text(errors="replace").replace("\0", "?") if path.exists() else ""
+    *lines, unfinished = text.split("\n")
+    header = lines[:1]
+    columns = next(csv.reader(header), [])
+    readable = [line for line in lines[1:] if _is_row(line, columns)]
+    rows = list(csv.DictReader([*header, *readable]))
+    kept = [row for row in rows if float(row["global_step"]) <= last_step]
+    reason = None
+    if unfinished or [*header, *readable] != lines:
+        reason = "holds lines that cannot be read"
+    elif expected not in (None, len(kept)):
+        reason = f"has {len(kept)} lines up to step {last_step:,} where the checkpoint counts {expected}"
+    if reason and path.exists():
+        reason += f": the rest is kept, and the file as it was is now {_set_aside(path)}"
+    if reason or len(kept) < len(rows):
+        write_csv(path, kept)
+    return len(kept), reason and f"{path} {reason}."
+
+
+def _is_row(line: str, columns: list[str]) -> bool:
+    cells = line.split(",")
+    try:
+        numbers = [float(cell or "nan") for cell in cells]
+    except ValueError:
+        return False
+    if len(cells) != len(columns) or "global_step" not in columns:
+        return False
+    return 0 <= numbers[columns.index("global_step")] < math.inf
+
+
+def _set_aside(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    copy = next(name for name in names if not name.exists())
+    with writing(copy):
+        shutil.copyfile(path, copy)
+    return copy

@@ -1,0 +1,78 @@
+"""What Ctrl-C and SIGTERM do to a run: it saves after the step under way, and ends."""
+
+import contextlib
+import shlex
+import signal
+import sys
+
+from cleanrl_cc.common.distributed import exchange, launcher, size
+from cleanrl_cc.common.logs import Log
+
+
+class Interruptible(Log):
+    """A run that signals stop.
+
+    Attributes:
+        stop_signal: the number of a SIGINT or SIGTERM received, else None; of
+            several processes, when all know of it.
+    """
+
+    def __init__(self, args, writes: bool):
+        super().__init__(args, writes)
+        self.stop_signal: int | None = None
+        self.received_signal: int | None = None  # one that the other processes do not know of yet
+        self.saved_signal: int | None = None  # one upon which everything was saved
+
+    def _take_signals(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread: someone else handles signals
+                signal.signal(number, self._request_stop)
+
+    def _give_signals_back(self):
+        for number, handler in (
+            (signal.SIGINT, signal.default_int_handler),
+            (signal.SIGTERM, signal.SIG_DFL),
+        ):
+            with contextlib.suppress(ValueError):
+                signal.signal(number, handler)
+
+    def _request_stop(self, number: int, _frame):
+        if size() > 1:
+            # `count_steps` tells the others; launchers repeat a signal, so that a second one means nothing
+            self.received_signal = number
+            return
+        if self.stop_signal is not None:
+            raise KeyboardInterrupt
+        self.stop_signal = number
+        self.say(
+            "Stopping after this step (and its evaluation, if one is under way); again: at once, "
+            "without saving."
+        )
+
+    def count_steps(self, steps: int) -> int:
+        """The sum of `steps` over all processes, which also agree here whether to
+        stop: all then save at the same step."""
+        if size() == 1:
+            return steps
+        every_steps, signals = zip(*exchange(steps, self.received_signal or 0), strict=True)
+        self.stop_signal = max(signals) or None
+        return sum(every_steps)
+
+    def exit_if_stopped(self):
+        """After Ctrl-C or SIGTERM, once the caller has saved: says how
+        to go on, and exits with 130 or 143."""
+        if self.saved_signal is None:
+            return
+        self.close()
+        words = [sys.argv[0], "--resume", str(self.folder)]
+        if ":" in self.args.env_id:  # a module, which a resumed run imports if it is typed
+            words += ["--env-id", self.args.env_id]
+        if any(":" in wrapper for wrapper in self.args.training_wrappers):
+            words += ["--training-wrappers", *self.args.training_wrappers]
+        self.say(f"Saved. Go on with: {launcher()} {shlex.join(words)}")
+        raise SystemExit(128 + self.saved_signal)
+
+    def close(self):
+        """Closes files and the tracker, and gives the signals back."""
+        self._give_signals_back()
+        self._close_log()

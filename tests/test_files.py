@@ -1,0 +1,139 @@
+"""A folder belongs to one process, and what cannot be written ends in one sentence."""
+
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from helpers import command_line, contents, disk_with_room_for, input_error, resume, start, stop, train
+
+from cleanrl_cc.common.files import LOCK, FolderLock, atomic_file, move_aside, writing
+
+# --- locks ---
+
+
+def test_a_folder_is_held_by_one_process_and_the_second_says_by_which(tmp_path):
+    folder = tmp_path / "run"
+    process = start("td3", command_line("td3", folder, total_timesteps=10**6, checkpoint_frequency=50))
+    while not (folder / "last.pt").exists():
+        assert process.poll() is None, process.communicate()
+    holder = f"in use by process {process.pid} on {socket.gethostname()}"
+    assert holder in input_error(resume, "td3", folder)
+    code, _ = stop(process, signal.SIGTERM, folder / "last.pt")
+    assert code == 128 + signal.SIGTERM
+    assert (folder / LOCK).read_text() == ""
+    train("td3", tmp_path / "other")  # a run that has ended, and one of another folder, disturb nobody
+
+
+def test_a_folder_without_a_checkpoint_that_is_in_use_is_not_taken(tmp_path):
+    folder = tmp_path / "run"
+    process = start("td3", command_line("td3", folder, total_timesteps=10**6))
+    while not (folder / LOCK).exists() or not (folder / "args.json").exists():
+        assert process.poll() is None, process.communicate()
+    assert f"process {process.pid}" in input_error(train, "td3", folder)
+    assert f"process {process.pid}" in input_error(move_aside, folder)
+    process.kill()
+    process.communicate()
+    train("td3", folder)  # what a killed process held is free
+    assert (tmp_path / "run.stopped-1" / "args.json").exists()
+
+
+def test_a_run_that_cannot_be_resumed_does_not_stay_in_use(tmp_path):
+    train("td3", tmp_path / "run", total_timesteps=60)
+    replay = tmp_path / "run" / "replay-60.npz"
+    data = replay.read_bytes()
+    replay.write_bytes(data[:-100])
+    before = contents(tmp_path / "run")
+    input_error(resume, "td3", tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+    replay.write_bytes(data)
+    resume("td3", tmp_path / "run", total_timesteps=80)
+
+
+def test_a_lock_leaves_with_its_process(tmp_path):
+    lock = FolderLock(tmp_path)
+    if (child := os.fork()) == 0:
+        try:
+            FolderLock(tmp_path)
+        except SystemExit:
+            os._exit(3)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    lock.release()
+    lock.release()  # once more does nothing
+
+
+# --- folders without a checkpoint ---
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path, capsys):
+    folder = tmp_path / "run"
+    died = start("td3", command_line("td3", folder, total_timesteps=10**6))
+    stop(died, signal.SIGKILL, folder / "args.json")
+    assert "--run-name" in input_error(resume, "td3", folder)
+    before = contents(folder)
+    train("td3", folder)
+    assert "had no checkpoint" in capsys.readouterr().err
+    assert contents(tmp_path / "run.stopped-1").keys() == before.keys()
+    assert (folder / "last.pt").exists()
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    train("td3", tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_of_anything_else_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    message = input_error(train, "td3", tmp_path / "run")
+    assert "notes.txt" in message and "--run-name" in message
+    assert contents(tmp_path) == {"run/notes.txt": b"mine"}
+
+
+# --- writing ---
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (OSError(28, "No space left on device"), ["No space left", "disk space", "checkpoints are whole"]),
+        (RuntimeError("PytorchStreamWriter failed writing file"), ["disk space"]),
+        (PermissionError(13, "Permission denied"), ["make it writable"]),
+    ],
+)
+def test_what_cannot_be_written_is_one_sentence(error, words, tmp_path):
+    def write():
+        with writing(tmp_path / "file"):
+            raise error
+
+    message = input_error(write)
+    assert str(tmp_path / "file") in message and all(word in message for word in words)
+
+
+def test_a_folder_that_is_gone_is_one_sentence(tmp_path):
+    def write():
+        with atomic_file(tmp_path / "run" / "last.pt") as file:
+            file.write(b"much")
+            shutil.rmtree(tmp_path / "run")
+
+    (tmp_path / "run").mkdir()
+    assert "is gone" in input_error(write)
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path: Path = tmp_path / "file"
+    path.write_bytes(b"before")
+
+    def write():
+        with atomic_file(path) as file:
+            file.write(bytes(1000))
+
+    with disk_with_room_for(100):
+        assert "disk" in input_error(write)
+    assert contents(tmp_path) == {"file": b"before"}
+    write()
+    assert contents(tmp_path) == {"file": bytes(1000)}

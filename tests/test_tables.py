@@ -1,0 +1,84 @@
+"""CSV files: what is torn, filled with NULs or foreign is set aside, and the rest is kept."""
+
+import pytest
+from helpers import checkpoint, contents, resume, train
+
+from cleanrl_cc.common.tables import cut_csv, read_csv
+
+HEAD = 'global_step,"losses/a, b"\n'
+TWO = HEAD + "1000,0.5\n2000,\n"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "progress.csv"
+
+
+@pytest.mark.parametrize(
+    "text, expected, kept",
+    [
+        (TWO, 2, 2),
+        (TWO, None, 2),
+        (TWO + "3000,0.25\n", 2, 2),  # after the checkpoint
+        (HEAD, 0, 0),
+        ("\n", 0, 0),  # resumed before its first line
+        ("", None, 0),
+    ],
+)
+def test_lines_after_the_checkpoint_are_cut_without_a_word(text, expected, kept, path):
+    path.write_text(text)
+    assert cut_csv(path, 2000, expected) == (kept, None)
+    assert [row["global_step"] for row in read_csv(path)] == ["1000", "2000"][:kept]
+    assert list(contents(path.parent)) == ["progress.csv"]
+
+
+@pytest.mark.parametrize(
+    "data, expected, kept",
+    [
+        (TWO.encode() + b"3000,0.", None, 2),
+        (TWO.encode()[:-1], 2, 1),  # is 2000 all of it?
+        (TWO.encode() + b"\0" * 4096, 2, 2),
+        (HEAD.encode() + b"1000,0.5\n20\0\0,1.0\n2000,1.0\n", 3, 2),
+        (HEAD.encode() + b"1000,0.5\n2000,1.0,7\n", 2, 1),
+        (HEAD.encode() + b"1000,0.5\ninf,1.0\n", 2, 1),
+        (HEAD.encode() + b"1000,0.5\n,1.0\n", 2, 1),
+        (b"\xff\xfe\x00" * 100, 2, 0),
+        (b"time,value\n1000,2\n", 1, 0),
+        (b"Dear diary,\n\ntoday I\n", 2, 0),
+        (TWO.encode(), 3, 2),  # a line is lost
+        (TWO.encode(), 1, 2),  # lines of another run
+    ],
+)
+def test_damage_is_told_set_aside_and_what_can_be_read_kept(data, expected, kept, path):
+    path.write_bytes(data)
+    number, sentence = cut_csv(path, 2000, expected)
+    aside = path.with_name("progress.csv.damaged-1")
+    assert number == kept == len(read_csv(path))
+    assert str(path) in sentence and str(aside) in sentence and sentence.endswith(".")
+    assert aside.read_bytes() == data
+    assert cut_csv(path, 2000, kept) == (kept, None)
+    path.write_bytes(data)
+    cut_csv(path, 2000, expected)
+    assert path.with_name("progress.csv.damaged-2").read_bytes() == data
+
+
+def test_a_file_that_is_missing_is_told_where_it_had_lines(path):
+    assert cut_csv(path, 2000, 0) == cut_csv(path, 2000) == (0, None)
+    number, sentence = cut_csv(path, 2000, 2)
+    assert number == 0 and "counts 2" in sentence
+
+
+@pytest.mark.parametrize("name", ["progress.csv", "evaluations.csv"])
+@pytest.mark.parametrize("tail", [b"2000,20", b"\0" * 100, b"\xff\n"])
+def test_a_run_goes_on_with_a_damaged_table(name, tail, tmp_path, capsys):
+    folder = tmp_path / "run"
+    train("td3", folder, total_timesteps=60)
+    assert checkpoint(folder)["lines"] == {"progress.csv": 1, "evaluations.csv": 1}
+    with open(folder / name, "ab") as file:
+        file.write(tail)
+    resume("td3", folder, total_timesteps=80)
+    assert f"{name}.damaged-1" in capsys.readouterr().err
+    assert [row["global_step"] for row in read_csv(folder / name)] == ["60", "80"]
+    assert checkpoint(folder)["lines"][name] == 2
+    resume("td3", folder, total_timesteps=100)
+    assert "damaged" not in capsys.readouterr().err
