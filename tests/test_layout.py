@@ -47,6 +47,12 @@ def packed(assignment: ast.Assign) -> bool:
     )
 
 
+def is_puzzle(call: ast.Call) -> bool:
+    """Whether a dictionary is zipped of anything but two names: names and values then stand far apart."""
+    zips = [part for part in call.args if isinstance(part, ast.Call) and ast.unparse(part.func) == "zip"]
+    return ast.unparse(call.func) == "dict" and any(not isinstance(x, ast.Name) for z in zips for x in z.args)
+
+
 def imports(path: Path) -> set[str]:
     """The modules of ours that a file imports, at its head or anywhere else; a name
     out of a package counts as a module."""
@@ -92,12 +98,17 @@ def test_packed_lines_are_told_from_pairs(line, expected):
     assert packed(ast.parse(line).body[0]) == expected
 
 
+@pytest.mark.parametrize("text, expected", [("dict(zip(a, b))", False), ("dict(zip(a, f(x)))", True)])
+def test_zipped_dictionaries_are_of_two_names(text, expected):
+    assert is_puzzle(ast.parse(text).body[0].value) == expected
+
+
 @each
 def test_one_line_does_one_thing(path):
     nodes = list(ast.walk(ast.parse(path.read_text())))
     packs = [ast.unparse(node) for node in nodes if isinstance(node, ast.Assign) and packed(node)]
-    zips = [text for text in map(ast.unparse, nodes) if text.startswith("dict(zip(")]
-    assert packs + zips == []
+    puzzles = [ast.unparse(node) for node in nodes if isinstance(node, ast.Call) and is_puzzle(node)]
+    assert packs + puzzles == []
 
 
 @pytest.mark.parametrize("script", ALGORITHMS)
