@@ -27,21 +27,23 @@ import tyro
 from gymnasium.spaces import Discrete
 
 from cleanrl_cc.common import export, hub
+from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module, rng_state, set_rng_state
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.episodes import Episodes
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.evaluation import Film, analyze_value, play_episodes, side_by_side, summarize
 from cleanrl_cc.common.machine import start_torch
+from cleanrl_cc.common.ranges import Seed, Size
 
 
 @dataclass
 class Options:
     checkpoint: tyro.conf.Positional[str]
     """a run folder (its best.pt, else its last.pt), a checkpoint file, or hf://user/name"""
-    episodes: int = 10
+    episodes: Size = 10
     """episodes to play"""
-    seed: int = 10_000
+    seed: Seed = 10_000
     """seed of the first episode; the others count up from it"""
     save_video: bool = False
     """film every episode into a folder `videos` beside the checkpoint"""
@@ -214,8 +216,7 @@ def evaluate(options: Options) -> dict:
 
 def check(options: Options):
     """Raises InputError for what cannot be done, before anything is."""
-    require(options.episodes >= 1, "episodes", options.episodes, "at least 1")
-    require(options.seed >= 0, "seed", options.seed, "at least 0")
+    check_args(options)
     last = options.seed + options.episodes
     require(last <= 2**32, "seed", options.seed, "below 2 ** 32, which is all that NumPy takes")
     if options.render and (options.save_video or options.push_to_hub):

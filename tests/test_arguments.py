@@ -130,7 +130,8 @@ def test_a_resumed_run_may_grow_to_1e3_steps(tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_shows_every_field_in_the_group_of_its_comment(script, capsys):
+def test_help_shows_every_field_in_the_group_of_its_comment(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # a wide terminal shows groups side by side
     with pytest.raises(SystemExit) as caught:
         parse(script, ["--help"])
     assert caught.value.code == 0

@@ -16,7 +16,7 @@ import tyro
 from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module
 from cleanrl_cc.common.config import read_config
 from cleanrl_cc.common.errors import InputError, require
-from cleanrl_cc.common.ranges import Count, Range, Size, Small, Steps, Whole, expected
+from cleanrl_cc.common.ranges import Count, Range, Seed, Size, Small, Steps, Whole, expected
 
 # --- the fields of every run ---
 
@@ -29,7 +29,7 @@ class RunArgs:
     # Run
     env_id: str = "CarRacing-v3"
     """environment: any id that Gymnasium knows, dm_control/walker-walk-v0, or my_module:MyEnv-v0"""
-    seed: Annotated[Whole, Range(0, 2**32 - 1)] = 1  # all that NumPy takes
+    seed: Seed = 1
     """seed of Python, NumPy, torch and every training environment"""
     total_timesteps: Count = 1_000_000
     """length of the run in global steps: agent steps, summed over parallel environments"""
@@ -185,10 +185,10 @@ def read_words(argv: list[str], default):
 
 def describe_fields(cls: type) -> dict[str, tuple[str, str]]:
     """Each field's group, the comment above it, and its docstring, from the source of `cls` and its bases."""
-    described = {item.name: ("Other", "") for item in fields(cls)}
+    described = {item.name: ("Other", "") for item in fields(cls) if item.init}
     for base in reversed(cls.__mro__[:-1]):
         group = "Other"
-        line = r'^    (?:# (.+)|(\w+): .+(?:\n    """([^"]*)""")?)$'
+        line = r'^    (?:# (.+)|(\w+): .+(?:\n    """((?:.|\n)*?)""")?)$'
         for comment, name, text in re.findall(line, inspect.getsource(base), re.M):
             if comment:
                 group = comment
@@ -226,7 +226,7 @@ def check_args(args):
 
 
 def script_name(cls: type) -> str:
-    return Path(sys.modules[cls.__module__].__file__).stem
+    return Path(inspect.getfile(cls)).stem
 
 
 def _summary(cls: type) -> str:

@@ -55,6 +55,7 @@ Steps = Annotated[Whole, Range(0, 2**53)]  # the same, where 0 means none or nev
 Size = Annotated[Whole, Range(1, 65_536)]  # a batch, or what runs side by side
 Width = Annotated[Whole, Range(1, 4_096)]  # a layer
 Small = Annotated[Whole, Range(1, 1_024)]  # what each step pays for: a window, a picture, a pass
+Seed = Annotated[Whole, Range(0, 2**32 - 1)]  # all that NumPy takes
 Bins = Annotated[Whole, Range(2, 1_024)]  # what stands for a continuum
 Unit = Annotated[float, Range(0, 1)]
 Nonnegative = Annotated[float, Range(0, 1_000)]
