@@ -29,10 +29,10 @@ from gymnasium.spaces import Discrete
 from cleanrl_cc.common import export, hub
 from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module, rng_state, set_rng_state
 from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.common.episodes import Episodes
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.evaluation import Film, analyze_value, play_episodes, side_by_side, summarize
 from cleanrl_cc.common.machine import start_torch
-from cleanrl_cc.common.wrappers import Episodes
 
 
 @dataclass
@@ -241,7 +241,7 @@ def play(policy: Policy, path: Path, options: Options, film: Path | None = None)
     filming = options.save_video or film is not None
     mode = "human" if options.render else "rgb_array" if filming else None
     envs = [policy.make_env(mode)]
-    number = side_by_side(envs[0], policy.recipe["env_id"], options.episodes, all_filmed=options.save_video)
+    number = side_by_side(envs[0], options.episodes, all_filmed=options.save_video)
     envs += [policy.make_env(mode) for _ in range(number - 1)]
 
     seeds = range(options.seed, options.seed + options.episodes)

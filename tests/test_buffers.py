@@ -52,7 +52,8 @@ class Recorder:
             "buffer_size": buffer_size,
             "gamma": GAMMA,
         }
-        make = partial(make_env, env_id, frame_stack=frame_stack, image_size=4, grayscale=grayscale)
+        obs = "pixels" if "Images" in env_id else "state"
+        make = partial(make_env, env_id, obs, frame_stack=frame_stack, image_size=4, grayscale=grayscale)
         self.envs = gym.vector.SyncVectorEnv([partial(make, seed=(7, index)) for index in range(num_envs)])
         self.buffer = script.ReplayBuffer(
             script.Args(**fields), self.envs.single_observation_space, self.envs.single_action_space, CPU

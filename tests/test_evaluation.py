@@ -12,6 +12,7 @@ from test_runs import disk_with_room_for
 
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.evaluation import Film, play_episode, play_episodes, side_by_side
 from cleanrl_cc.common.runs import Run
 from cleanrl_cc.common.tables import read_csv
@@ -68,7 +69,7 @@ def test_a_run_keeps_its_evaluation_environments_and_closes_them(tmp_path, monke
     made, close = [], Run.close
     monkeypatch.setattr(Run, "close", lambda run: made.append(list(run.eval_envs)) or close(run))
     monkeypatch.setattr(
-        "cleanrl_cc.common.wrappers.Episodes.close", lambda env: setattr(env, "was_closed", True)
+        "cleanrl_cc.common.episodes.Episodes.close", lambda env: setattr(env, "was_closed", True)
     )
     train(
         SCRIPTS[0],
@@ -85,10 +86,10 @@ def test_a_run_keeps_its_evaluation_environments_and_closes_them(tmp_path, monke
 
 
 def test_how_many_play_at_once():
-    assert side_by_side(SimpleNamespace(render_mode="human"), "Pendulum-v1", 10) == 1
+    assert side_by_side(SimpleNamespace(render_mode="human"), 10) == 1
     state, hopper = make_env("Hopper-v5"), make_env("Hopper-v5", obs="pixels", image_size=36)
-    assert side_by_side(state, "Hopper-v5", 3) == 3 and side_by_side(state, "Hopper-v5", 30) == 10
-    assert side_by_side(state, "Hopper-v5", 10, all_filmed=True) == side_by_side(hopper, "Hopper-v5", 10) == 4
+    assert side_by_side(state, 3) == 3 and side_by_side(state, 30) == 10
+    assert side_by_side(state, 10, all_filmed=True) == side_by_side(hopper, 10) == 4
     hopper.close()
 
 
@@ -103,9 +104,7 @@ def test_pixels_side_by_side_are_those_of_one_alone(env_id):
             frames.append(env.step(env.action_space.low * 0.5)[0])
             yield frames
 
-    envs = [
-        make_env(env_id, obs="pixels") for _ in range(side_by_side(make_env(env_id, obs="pixels"), env_id, 3))
-    ]
+    envs = [make_env(env_id, obs="pixels") for _ in range(side_by_side(make_env(env_id, obs="pixels"), 3))]
     together = [
         list(frames) for frames in zip(*[observe(env, seed) for seed, env in enumerate(envs)], strict=True)
     ][-1]
@@ -134,7 +133,7 @@ class Movie(gym.Env):
     def step(self, action):
         self.count += 1
         ended = self.count == self.length
-        return np.zeros(1, np.float32), 0.0, False, ended, {"episode": {"r": 0.0, "l": self.count}}
+        return np.zeros(1, np.float32), 0.0, False, ended, {EPISODE: {"r": 0.0, "l": self.count}}
 
     def render(self) -> np.ndarray:
         return np.full((400, 600, 3), self.count % 256, np.uint8)
@@ -165,10 +164,12 @@ def test_odd_sizes_lose_their_last_row_and_column(tmp_path):
     assert imageio.mimread(film.path)[0].shape == (64, 66, 3)
 
 
-def test_a_film_that_is_cut_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("cleanrl_cc.common.evaluation.MAX_EPISODE_STEPS", 20)
+def test_a_film_that_is_broken_off_leaves_nothing(tmp_path, monkeypatch):
     env = Movie()
-    assert "max_episode_steps" in input_error(
+    monkeypatch.setattr(
+        Movie, "render", lambda self: None if self.count == 20 else np.zeros((4, 4), np.uint8)
+    )
+    assert "render()" in input_error(
         play_episodes, [env], AGENT, [1], {1: Film(tmp_path / "film.mp4", env, 1)}
     )
     assert list(tmp_path.iterdir()) == []

@@ -124,7 +124,7 @@ def test_the_state_shows_the_next_walls_where_they_are(env_id):
 def test_standing_still_goes_nowhere_touches_nothing_and_is_truncated_after_twenty_seconds():
     _, rewards, infos, ends = run(make_env(STATIC), lambda obs: STILL, seed=1)
     assert ends == {"terminated": False, "truncated": True} and len(infos) == 500
-    episode = infos[-1]["episode"]
+    episode = infos[-1]["cleanrl_cc/episode"]
     assert episode["collisions"] == episode["contact_time"] == 0
     assert episode["distance"] == pytest.approx(0, abs=0.01) and episode["r"] == pytest.approx(0, abs=0.3)
 
@@ -134,7 +134,7 @@ def test_rolling_straight_ahead_is_stopped_by_a_wall_and_counted(seed):
     env = make_env(STATIC)
     _, rewards, infos, ends = run(env, lambda obs: AHEAD, seed)
     assert ends == {"terminated": False, "truncated": True}
-    episode = infos[-1]["episode"]
+    episode = infos[-1]["cleanrl_cc/episode"]
     assert sum(rewards) * 0.04 == pytest.approx(episode["distance"]) == pytest.approx(infos[-1]["distance"])
     touches = [step for step, info in enumerate(infos) if info["touching"]]
     assert episode["contact_time"] == pytest.approx(0.04 * len(touches)) and len(touches) > 1

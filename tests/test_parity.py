@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.distributions import AffineTransform, Beta, Normal, TanhTransform, TransformedDistribution
 
 from cleanrl_cc import ddpg, dqn_atari_style, ppo_continuous, rainbow, sac_drq, td3
-from cleanrl_cc.common.wrappers import Episodes
+from cleanrl_cc.common.episodes import Episodes
 
 OBS_DIM, ACTION_DIM, BATCH_SIZE, GAMMA, TAU, LEARNING_RATE = 7, 3, 64, 0.97, 0.02, 1e-3
 

@@ -153,7 +153,7 @@ def test_new_terrain_and_a_new_model_are_drawn():
 def test_a_closed_renderer_has_freed_its_context_and_may_be_closed_again():
     env = make_pixels(WALKER)
     env.reset(seed=1)
-    renderer = env.get_wrapper_attr("draw").__self__
+    renderer = env.get_wrapper_attr("close_source").__self__
     gl = renderer.gl
     env.close()
     assert gl._context is None and renderer.context is None and not renderer.free.alive

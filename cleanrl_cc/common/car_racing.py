@@ -45,6 +45,8 @@ from gymnasium.envs.box2d.car_racing import (
 )
 from pygame import gfxdraw
 
+from cleanrl_cc.common.episodes import Measured
+
 BLACK = (0, 0, 0)
 WHITE = (255, 255, 255)
 RED = (255, 0, 0)
@@ -115,7 +117,7 @@ class FastCar(car_dynamics.Car):
             wheel.ApplyForceToCenter((sideways * cos - forward * sin, sideways * sin + forward * cos), True)
 
 
-class FastCarRacing(CarRacing):
+class FastCarRacing(CarRacing, Measured):
     """`CarRacing` that draws its observations faster; takes the same arguments.
 
     Observations are (96, 96, 3) uint8 arrays, each with memory of its own.

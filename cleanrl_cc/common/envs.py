@@ -4,8 +4,10 @@
 images, whose actions are Discrete or a Box of [-1, 1], and whose episodes can be stored and restored in the
 middle. Nothing here knows an algorithm. The order of the wrappers, from the inside:
 
-    gym.make -> training wrappers -> actions in [-1, 1] -> ActionRepeat
+    gym.make -> training wrappers -> Checked -> actions in [-1, 1] -> ActionRepeat
         -> StateObservation or PixelObservation -> Patience -> Episodes
+
+An environment is known by its class, and our wrappers by reference: the names of attributes are the user's.
 """
 
 import ast
@@ -13,6 +15,7 @@ import difflib
 import importlib
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 
 import gymnasium as gym
@@ -20,18 +23,32 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from cleanrl_cc.common import wrappers
-from cleanrl_cc.common.errors import InputError
-from cleanrl_cc.common.rendering import choose_gl_backend, follow, frame_source, is_image
-from cleanrl_cc.common.vector import GroupedVectorEnv, usable_cores
-from cleanrl_cc.common.wrappers import (
-    ActionRepeat,
-    Episodes,
-    Patience,
+from cleanrl_cc.common.checks import Checked
+from cleanrl_cc.common.episodes import Episodes
+from cleanrl_cc.common.errors import InputError, describe
+from cleanrl_cc.common.observations import (
+    Picture,
     PixelObservation,
     StateObservation,
-    TwoAxes,
-    UnitActions,
+    find_picture,
+    is_opaque,
+    leaves,
 )
+from cleanrl_cc.common.rendering import (
+    car_racing_view,
+    choose_gl_backend,
+    follow,
+    frame_source,
+    has_mujoco_renderer,
+    is_car_racing,
+    uses_mujoco,
+)
+from cleanrl_cc.common.vector import GroupedVectorEnv, usable_cores
+from cleanrl_cc.common.wrappers import ActionRepeat, Patience, RoadRules, TwoAxes, UnitActions
+
+FAST_CAR_RACING = "cleanrl_cc/FastCarRacing-v3"
+LUNAR_LANDER = "gymnasium.envs.box2d.lunar_lander:LunarLander"
+MUJOCO_MODULES = ("gymnasium.envs.mujoco", f"{__package__}.obstacles")
 
 # The run fields that say what an agent sees and does.
 RECIPE = ("env_id", "obs", "action_set", "action_repeat", "frame_stack", "image_size", "grayscale")
@@ -58,7 +75,8 @@ def make_env(
 
     Args:
         env_id: any id that Gymnasium knows; `module:Name-v0` imports `module` first.
-        obs: "pixels", "state", or "auto": pixels where the environment emits images.
+        obs: "pixels", "state", or "auto": pixels where the environment emits images, as the head of
+            `observations.py` says what that is.
         action_set: "auto": two axes for CarRacing, continuous LunarLander; "native": what the environment
             has; "five": CarRacing's five discrete actions.
         action_repeat: environment steps per agent step. Time limits stay in environment steps.
@@ -71,62 +89,39 @@ def make_env(
         seed: entropy of the seeds that `reset()` without a seed draws.
 
     Raises:
-        InputError: unknown id, or an observation or action set that this environment does not have.
+        InputError: unknown id, an environment that cannot be made, or an observation or action set that it
+            does not have.
     """
     spec = find_spec(env_id)
-    is_dm_control, is_car = env_id.startswith("dm_control/"), spec.name == "FastCarRacing"
+    is_car = spec.id == FAST_CAR_RACING
     if action_set == "five" and not is_car:
         raise InputError(f"--action-set five is CarRacing's; {env_id} has --action-set auto or native.")
-    renders = obs == "pixels" or render_mode == "rgb_array"
-    # A back end that the user names is tried even where nothing
-    # renders: MuJoCo's import fails on a wrong one.
-    if (
-        is_mujoco(env_id)
-        and (renders or "MUJOCO_GL" in os.environ)
-        and choose_gl_backend() == "disabled"
-        and renders
-    ):
-        raise InputError(
-            "MuJoCo finds no off-screen OpenGL (tried MUJOCO_GL if set, else EGL and OSMesa): "
-            "install Debian's libegl1 or libosmesa6, or use --obs state without videos."
-        )
-
     kwargs = {"render_mode": render_mode} if render_mode else {}
-    if is_car or spec.name == "LunarLander":
+    if is_car or spec.entry_point == LUNAR_LANDER:
         kwargs["continuous"] = action_set == "auto" or (is_car and action_set == "native")
-    if is_dm_control and render_mode == "rgb_array":
+    if env_id.startswith("dm_control/") and render_mode == "rgb_array":
         kwargs["render_kwargs"] = {"height": 240, "width": 320, "camera_id": 0}
-    renders_by_itself = is_mujoco(env_id) or is_car
-    try:
-        env = gym.make(spec, disable_env_checker=True, **kwargs)
-        emits_images = is_image(env.observation_space)
-        if obs == "pixels" and not emits_images and not renders_by_itself and render_mode != "rgb_array":
-            if render_mode is not None:
-                raise InputError(
-                    f"{env_id} cannot be shown in a window while its pixels are the observation."
-                )
-            env.close()
-            env = gym.make(spec, disable_env_checker=True, **kwargs | {"render_mode": "rgb_array"})
-    except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise InputError(f"{env_id} cannot be made: {error}") from error
-    except TypeError as error:
-        if "render_mode" not in str(error):
-            raise
-        raise InputError(
-            f"{env_id} cannot be drawn: it has no argument render_mode. "
-            "Use it without videos and without pixels."
-        ) from error
-    if obs == "state" and emits_images:
-        raise InputError(
-            f"{env_id} emits images and has no state observation: use --obs pixels or --obs auto."
-        )
+    env = _make(spec, env_id, kwargs, renders=obs == "pixels" or render_mode == "rgb_array")
+    picture = find_picture(env_id, env.observation_space, obs)
+    draws_itself = uses_mujoco(env) or picture is not None
+    if obs == "pixels" and not draws_itself and render_mode != "rgb_array":
+        if render_mode is not None:
+            raise InputError(f"{env_id} cannot be shown in a window while its pixels are the observation.")
+        env.close()
+        env = _make(spec, env_id, kwargs | {"render_mode": "rgb_array"}, renders=True)
 
-    if hasattr(env.unwrapped, "mujoco_renderer"):
+    if has_mujoco_renderer(env.unwrapped):
         follow(env.unwrapped.mujoco_renderer)
-    if is_dm_control:  # shimmy 2.0.1 writes 1000 times the rate, into a dict that all its environments share
+    # shimmy 2.0.1 writes 1000 times the rate, into a dict that all its environments share
+    if env_id.startswith("dm_control/"):
         env.metadata = env.unwrapped.metadata = env.metadata | {"render_fps": round(1 / env.unwrapped.dt)}
+    if picture and picture.channels == 4:
+        picture = replace(picture, opaque=_is_opaque(env, env_id, picture))
+    training = []
     for text in training_wrappers:
         env = apply_wrapper(env, text)
+        training.append(env)
+    env = Checked(env, env_id)
     if is_car and action_set == "auto":
         env = TwoAxes(env)
     if isinstance(env.action_space, Box):
@@ -137,15 +132,70 @@ def make_env(
         )
     if action_repeat > 1:
         env = ActionRepeat(env, action_repeat)
-    if emits_images or obs == "pixels":
-        env = PixelObservation(
-            env, *frame_source(env, emits_images, image_size), frame_stack, image_size, grayscale
-        )
+    if picture or obs == "pixels":
+        frames = _frames(env, picture, image_size, training)
+        seen = PixelObservation(env, *frames, frame_stack, image_size, grayscale)
     else:
-        env = StateObservation(env)
-    if patience:
-        env = Patience(env, patience)
-    return Episodes(env, seed)
+        seen = StateObservation(env)
+    env = Patience(seen, patience) if patience else seen
+    return Episodes(env, seed, env_id, seen, training)
+
+
+def _make(spec: gym.envs.registration.EnvSpec, env_id: str, kwargs: dict, renders: bool) -> gym.Env:
+    """`gym.make`, with a back end for OpenGL where MuJoCo `renders`. Raises InputError where it fails."""
+    # MuJoCo's libraries look for one when they are imported. One that the user names is
+    # tried even where nothing renders: MuJoCo's import fails on a wrong one.
+    known = any(name in str(spec.entry_point) for name in (*MUJOCO_MODULES, "shimmy"))
+    if known and (renders or "MUJOCO_GL" in os.environ):
+        choose_gl_backend()
+    try:
+        env = gym.make(spec, disable_env_checker=True, **kwargs)
+    except InputError:
+        raise
+    except TypeError as error:
+        if "'render_mode'" not in str(error):
+            raise InputError(f"{env_id} cannot be made: {describe(error)}.") from error
+        raise InputError(
+            f"{env_id} cannot be drawn: it has no argument render_mode. "
+            "Use it without videos and without pixels."
+        ) from error
+    except Exception as error:  # whatever a user's own code raises
+        raise InputError(f"{env_id} cannot be made: {describe(error)}.") from error
+    # Gymnasium's renderer looks for it when it draws first, and so may whoever else has imported MuJoCo
+    draws = uses_mujoco(env) or ("mujoco" in sys.modules and not is_car_racing(env.unwrapped))
+    if renders and draws and choose_gl_backend() == "disabled" and uses_mujoco(env):
+        raise InputError(
+            "MuJoCo finds no off-screen OpenGL (tried MUJOCO_GL if set, else EGL and OSMesa): "
+            "install Debian's libegl1 or libosmesa6, or use --obs state without videos."
+        )
+    return env
+
+
+def _is_opaque(env: gym.Env, env_id: str, picture: Picture) -> bool:
+    """Whether a picture of four channels is RGBA, and no stack of four frames: its first one tells."""
+    try:
+        return is_opaque(picture, env.reset(seed=0)[0])
+    except Exception as error:
+        raise InputError(f"{env_id} shows no first picture: {describe(error)}.") from error
+
+
+def _frames(env: gym.Env, picture: Picture | None, size: int, training: list[gym.Wrapper]) -> tuple:
+    """What `PixelObservation` shows: `draw`, `close`, `source` and `num_frames`."""
+    base = env.unwrapped
+    if picture is None:
+        draw, close = frame_source(env, size)
+        return lambda obs: [draw(obs)], close, "drawn by its renderer", 1
+    source = f"from {picture}"
+    unseen = [".".join(map(str, path)) for path, _ in leaves(env.observation_space) if path != picture.path]
+    if unseen:
+        source += f"; not seen: {', '.join(unseen)}"
+    if not is_car_racing(base):
+        return picture.frames, lambda: None, source, picture.num_frames
+    # Drawn once per agent step, instead of at every physics step, unless a user's wrapper may look at it
+    base.render_observation = not all(isinstance(wrapper, RoadRules) for wrapper in training)
+    if base.render_observation:
+        return lambda obs: [car_racing_view(obs)], lambda: None, source, 1
+    return lambda obs: [car_racing_view(base.draw())], lambda: None, source, 1
 
 
 def apply_wrapper(env: gym.Env, text: str) -> gym.Env:
@@ -157,12 +207,19 @@ def apply_wrapper(env: gym.Env, text: str) -> gym.Env:
         arguments = {
             key: ast.literal_eval(value) for key, _, value in (pair.partition("=") for pair in pairs)
         }
-        return getattr(import_from_here(module), class_name)(env, **arguments)
-    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+        wrapped = getattr(import_from_here(module), class_name)(env, **arguments)
+    except (Exception, SystemExit) as error:  # whatever a user's module raises
         raise InputError(
-            f"--training-wrappers {text} cannot be used ({error}): "
+            f"--training-wrappers {text} cannot be used ({describe(error)}): "
             "write module:Class or module:Class,argument=1.5, or our RoadRules."
         ) from error
+    for space in ("observation_space", "action_space"):
+        if getattr(wrapped, space) != getattr(env, space):
+            raise InputError(
+                f"--training-wrappers {text} changes the {space.replace('_', ' ')}, and evaluations play "
+                "without it: register your environment with that wrapper instead."
+            )
+    return wrapped
 
 
 def import_from_here(module: str):
@@ -191,15 +248,25 @@ def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
     training = {"training_wrappers": args.training_wrappers, "patience": args.patience}
     make = partial(make_env, **recipe(args), **training)
     env_fns = [partial(make, seed=(args.seed, index)) for index in range(args.num_envs)]
-    start_method = "forkserver" if args.obs == "pixels" and is_mujoco(args.env_id) else None
-    envs = GroupedVectorEnv(env_fns, min(args.num_envs, usable_cores()), start_method)
+    envs = GroupedVectorEnv(
+        env_fns, min(args.num_envs, usable_cores()), partial(_start_method, args.obs), args.seed
+    )
     if continuous and not isinstance(envs.single_action_space, Box):
         envs.close()
         raise InputError(
             f"{args.env_id} has discrete actions here and this algorithm needs continuous ones: "
             "use dqn_atari_style.py."
         )
+    if pixels := envs.envs[0].pixels:
+        args.frame_stack = pixels.stack
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one
+        envs.announcement = f"Observations: {envs.envs[0].describe()}"
     return envs
+
+
+def _start_method(obs: str, env: gym.Env) -> str | None:
+    """How processes start that are to hold environments like `env`: OpenGL does not survive a fork."""
+    return "forkserver" if obs == "pixels" and uses_mujoco(env) else None
 
 
 def snapshot_envs(envs: gym.vector.VectorEnv) -> list[dict]:
@@ -207,19 +274,33 @@ def snapshot_envs(envs: gym.vector.VectorEnv) -> list[dict]:
     return list(envs.call("snapshot"))
 
 
-def restore_envs(envs: gym.vector.VectorEnv, snapshots: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+def restore_envs(
+    envs: gym.vector.VectorEnv, snapshots: list[dict]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Puts every environment back where `snapshot_envs` found it.
 
+    An environment that ignores its seed, or drifts on another machine, does not repeat its episode. A
+    sentence then says so, and its next step is the reset of a fresh one.
+
     Returns:
-        The current observations (N, ...), and (N,) bool: whose next step is a reset that ignores its action.
+        The current observations (N, ...); (N,) bool: whose next step is a reset that ignores its action; and
+        (N,) bool: whose episode is thereby cut, so that its last step counts as truncated.
     """
-    observations = envs.call("restore", snapshots)
-    return np.stack(observations), np.array([snapshot["ended"] for snapshot in snapshots])
+    envs.announce()
+    observations, autoreset, differences = zip(*envs.call("restore", snapshots), strict=True)
+    if odd := [(index, what) for index, what in enumerate(differences) if what]:
+        print(
+            f"Warning: environment {' and '.join(str(index) for index, _ in odd)} did not repeat its episode "
+            f"({odd[0][1]}): it counts as truncated, a fresh one begins, and the run is no longer bit-exact.",
+            file=sys.stderr,
+        )
+    autoreset = np.array(autoreset)
+    return np.stack(observations), autoreset, autoreset & ~np.array([s["ended"] for s in snapshots])
 
 
 def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     """The registered specification; CarRacing-v3 is found in its faster, pixel-identical form.
-    Raises InputError with near matches."""
+    Raises InputError with near matches, or with what keeps a module from being imported."""
     if env_id.startswith("dm_control/"):
         choose_gl_backend()  # dm_control chooses for good when it is imported
         try:
@@ -228,13 +309,13 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
             raise InputError(
                 f"{env_id} needs dm_control and shimmy, which Python 3.12 and older install: {error}."
             ) from error
+    module, _, name = env_id.rpartition(":")
+    if module:  # gym.spec, unlike gym.make, does not import it
+        _import(module, env_id)
     try:
-        module, _, name = env_id.rpartition(":")
-        if module:  # gym.spec, unlike gym.make, does not import it
-            import_from_here(module)
-        return gym.spec("cleanrl_cc/FastCarRacing-v3" if name == "CarRacing-v3" else name)
+        return gym.spec(FAST_CAR_RACING if name == "CarRacing-v3" else name)
     except (gym.error.Error, ImportError) as error:
-        near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.5)
         hint = (
             f"did you mean {' or '.join(near)}?"
             if near
@@ -243,11 +324,11 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
         raise InputError(f"Unknown environment {env_id!r}: {hint}") from error
 
 
-def is_mujoco(env_id: str) -> bool:
-    """True for what MuJoCo renders."""
-    entry_point = str(find_spec(env_id).entry_point)
-    return (
-        env_id.startswith("dm_control/")
-        or "mujoco" in entry_point
-        or f"{__package__}.obstacles" in entry_point
-    )
+def _import(module: str, env_id: str):
+    """Imports the module of a user's environment. Raises InputError, whatever that module raises."""
+    try:
+        import_from_here(module)
+    except (Exception, SystemExit) as error:
+        is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        why = f"there is no module {error.name}" if is_missing else f"its module raises {describe(error)}"
+        raise InputError(f"Unknown environment {env_id!r}: {why}.") from error

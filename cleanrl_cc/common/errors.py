@@ -1,5 +1,8 @@
 """The one error that a user sees. Imports nothing of ours."""
 
+import traceback
+from pathlib import Path
+
 
 class InputError(SystemExit):
     """Something the user can mend: uncaught, it prints its one sentence and exits with code 1."""
@@ -9,3 +12,17 @@ def require(condition: bool, name: str, value, expected: str | None):
     """Raises InputError, naming the flag, unless `condition`."""
     if not condition:
         raise InputError(f"--{name.replace('_', '-')} must be {expected}, not {value!r}.")
+
+
+def describe(error: BaseException) -> str:
+    """An error of someone else's code in one line: its type, what it says first, and where it came from."""
+    text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    file, line = origin(error)
+    return f"{said} ({file.name}, line {line})" if file and not isinstance(error, SyntaxError) else said
+
+
+def origin(error: BaseException) -> tuple[Path | None, int]:
+    """The file and the line in which an error was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (Path(frames[-1].filename), frames[-1].lineno) if frames else (None, 0)

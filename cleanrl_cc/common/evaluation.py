@@ -13,11 +13,13 @@ import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 
-from cleanrl_cc.common.envs import is_mujoco
+from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.rendering import as_frame, uses_mujoco
 
-# of an evaluation, in agent steps; an environment without a time limit would never end one
-MAX_EPISODE_STEPS = 100_000
+# agent steps after which an evaluation episode is cut: at what its environment states as its time limit, but
+# neither earlier than the first number, which is for those that state none, nor later than the second
+CUT_STEPS = 10_000, 100_000
 # evaluations during training; evaluate.py starts at 10,000, so that `best.pt` is scored on other episodes
 EVALUATION_SEED = 20_000
 MOST_AT_ONCE, MOST_CONTEXTS = 10, 4  # environments in one process; those of them that hold an OpenGL context
@@ -45,22 +47,17 @@ def play_episodes(
             value of the final observation (0 if terminated) with 0.
 
     Returns:
-        In the order of `seeds`: `seed`, undiscounted return `r`, length `l`, and the
-        environment's own measures of the episode.
+        In the order of `seeds`: `seed`, undiscounted return `r`, length `l`, the environment's own measures,
+        and `cut`, 1.0, where the episode had not ended after `cut_steps(env)`.
 
     Raises:
-        InputError: an episode does not end, or a film cannot be written.
+        InputError: a film cannot be written.
     """
     films, results, waiting = films or {}, {}, iter(seeds)
     try:
         playing = [_Episode(env, seed) for env, seed in zip(envs, waiting, strict=False)]
         while playing:
             for episode in playing:
-                if len(episode.rewards) == MAX_EPISODE_STEPS:
-                    raise InputError(
-                        f"An evaluation episode has not ended after {MAX_EPISODE_STEPS:,} steps: "
-                        "give the environment a time limit, gymnasium.register(..., max_episode_steps=1000)."
-                    )
                 if episode.seed in films:
                     films[episode.seed].add(episode.env.render())
             obs = np.stack([episode.obs for episode in playing])
@@ -107,6 +104,7 @@ class _Episode:
     rewards: list[float] = field(default_factory=list)
 
     def __post_init__(self):
+        self.cut_steps = cut_steps(self.env)
         self.obs, _ = self.env.reset(seed=self.seed)
 
     def step(self, action, value: float) -> bool:
@@ -114,26 +112,41 @@ class _Episode:
         self.obs, reward, self.terminated, truncated, info = self.env.step(action)
         self.values.append(float(value))
         self.rewards.append(float(reward))
-        self.measures = info.get("episode")
-        return self.terminated or truncated
+        if self.terminated or truncated:
+            self.measures = info[EPISODE]
+            return True
+        if len(self.rewards) == self.cut_steps:
+            self.measures = self.env.record() | {"cut": 1.0}
+            return True
+        return False
 
 
-def side_by_side(env: gym.Env, env_id: str, num_episodes: int, all_filmed: bool = False) -> int:
+def cut_steps(env: gym.Env) -> int:
+    """Agent steps after which an evaluation episode of `env` is cut, since some would never end."""
+    stated = env.spec.max_episode_steps if env.spec else None
+    shortest, longest = CUT_STEPS
+    return min(max(shortest, stated or 0), longest)
+
+
+def side_by_side(env: gym.Env, num_episodes: int, all_filmed: bool = False) -> int:
     """How many environments like `env` are to play `num_episodes` at once in one process."""
     if env.render_mode == "human":
         return 1
-    draws = is_mujoco(env_id) and (all_filmed or env.observation_space.dtype == np.uint8)
+    draws = uses_mujoco(env) and (all_filmed or env.observation_space.dtype == np.uint8)
     return min(MOST_CONTEXTS if draws else MOST_AT_ONCE, num_episodes)
 
 
 def summarize(episodes: list[dict]) -> dict:
-    """Statistics of `play_episodes`' results: of the return, and the mean of every other measure."""
+    """Statistics of `play_episodes`' results: of the return, the mean of every other measure, and
+    `episodes_cut`, how many episodes were cut, if any."""
     returns = np.array([episode["r"] for episode in episodes])
     others = {
         f"{key}_mean": float(np.mean([e[key] for e in episodes]))
         for key in episodes[0]
-        if key not in ("seed", "r", "l")
+        if key not in ("seed", "r", "l", "cut")
     }
+    if cut := sum("cut" in episode for episode in episodes):
+        others["episodes_cut"] = cut
     return {
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
@@ -207,11 +220,14 @@ class Film:
     def __init__(self, path: Path, env: gym.Env, action_repeat: int):
         # the encoder wants the ending
         self.path, self.temporary = path, path.with_name(path.stem + ".tmp.mp4")
-        self.fps = (env.metadata.get("render_fps") or 30) / action_repeat
-        self.writer = None
+        self.fps = ((env.metadata or {}).get("render_fps") or 30) / action_repeat
+        self.env, self.writer = env, None
 
     def add(self, frame: np.ndarray):
-        """One frame, uint8 (H, W, 3). Raises InputError where it cannot be written."""
+        """One frame, as the environment renders it. Raises InputError where it cannot be written."""
+        frame = as_frame(frame, self.env)
+        if frame.shape[2] == 1:
+            frame = frame.repeat(3, axis=2)
         height, width = (size // 2 * 2 for size in frame.shape[:2])
         try:
             if self.writer is None:

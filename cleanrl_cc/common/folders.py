@@ -3,6 +3,7 @@
 import contextlib
 import json
 import platform
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from cleanrl_cc.common.machine import describe_machine
 def new_folder(args, algorithm: str) -> Path:
     """Makes the folder of a run that begins. Raises InputError where it exists or cannot be made."""
     now = time.strftime("%Y%m%d-%H%M%S")
-    name = args.run_name or f"{args.env_id.replace('/', '-')}__{algorithm}__{args.seed}__{now}"
+    name = args.run_name or f"{re.sub(r'[/:]', '-', args.env_id)}__{algorithm}__{args.seed}__{now}"
     for suffix in ["", *(f"-{number}" for number in range(2, 100))]:  # runs may start in the same second
         folder = Path(args.runs_dir) / (name + suffix)
         try:

@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.tables import append_csv
 
@@ -80,8 +81,8 @@ class Log:
         several processes, those of rank 0."""
         if not self.writes:
             return
-        for index in np.flatnonzero(infos.get("_episode", [])):
-            self.last_return, length = float(infos["episode"]["r"][index]), int(infos["episode"]["l"][index])
+        for index in np.flatnonzero(infos.get(f"_{EPISODE}", [])):
+            self.last_return, length = float(infos[EPISODE]["r"][index]), int(infos[EPISODE]["l"][index])
             self.episodes.append([self.last_return, length])
             self._scalars(
                 global_step, {"charts/episodic_return": self.last_return, "charts/episodic_length": length}

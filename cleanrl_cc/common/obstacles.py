@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from cleanrl_cc.common.episodes import Measured
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.rendering import choose_gl_backend
 
@@ -181,7 +182,7 @@ class RunPastObstacles(RunThroughCorridor):
         return {"distance": self.distance, "collisions": self.collisions, "contact_time": self.contact_time}
 
 
-class Corridor(DmControlCompatibilityV0):
+class Corridor(DmControlCompatibilityV0, Measured):
     """The corridor as a Gymnasium environment.
 
     Observations are a dictionary of float64 (`make_env` makes it one float32 vector): of the walker its
@@ -238,5 +239,5 @@ class Corridor(DmControlCompatibilityV0):
         )
 
     def episode_metrics(self) -> dict:
-        """Measures of the episode so far; `Episodes` stores them in `info["episode"]` when it ends."""
+        """Measures of the episode so far; `Episodes` keeps them when it ends."""
         return self.task.measures()

@@ -2,6 +2,7 @@
 MuJoCo's pictures several times faster."""
 
 import atexit
+import importlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from contextlib import contextmanager
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+
+from cleanrl_cc.common.errors import InputError
 
 _PROBE = (
     "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); "
@@ -51,22 +53,47 @@ def choose_gl_backend() -> str:
     else:
         backend = "disabled"
     os.environ["MUJOCO_GL"] = os.environ["CLEANRL_CC_GL"] = backend
+    library = sys.modules.get("dm_control._render")
+    if (
+        library and library.BACKEND == "glfw"
+    ):  # a user's module has imported it, and it has chosen a desktop's
+        importlib.reload(library)
     return backend
+
+
+def is_a(value, path: str) -> bool:
+    """`isinstance` of the class at `path`, which is not imported for it: it then has no instances."""
+    module, _, name = path.rpartition(".")
+    return isinstance(value, getattr(sys.modules.get(module), name, ()))
+
+
+def is_car_racing(base: gym.Env) -> bool:
+    return is_a(base, "cleanrl_cc.common.car_racing.FastCarRacing")
+
+
+def is_dm_control(base: gym.Env) -> bool:
+    return is_a(base, "shimmy.dm_control_compatibility.DmControlCompatibilityV0")
+
+
+def has_mujoco_renderer(base: gym.Env) -> bool:
+    """True for Gymnasium's own robots, a user's subclasses of them, and whoever else has its renderer."""
+    renderer = getattr(base, "mujoco_renderer", None)
+    return is_a(renderer, "gymnasium.envs.mujoco.mujoco_rendering.MujocoRenderer")
+
+
+def uses_mujoco(env: gym.Env) -> bool:
+    """True for what MuJoCo renders."""
+    return is_dm_control(env.unwrapped) or has_mujoco_renderer(env.unwrapped)
 
 
 PLAIN = {"shadow": False, "reflection": False}  # without them software rendering is four to nine times faster
 
 
-def frame_source(env: gym.Env, emits_images: bool, size: int):
-    """Where pixels come from: a function, called once per agent step, from the observation to a frame uint8
-    (H, W) or (H, W, C); and one that closes what the first has opened."""
+def frame_source(env: gym.Env, size: int):
+    """What draws an environment: a function, called once per agent step, from the observation to a frame
+    uint8 (H, W, 1) or (H, W, 3); and one that closes what the first has opened."""
     base = env.unwrapped
-    if type(base).__name__ == "FastCarRacing":
-        base.render_observation = False  # drawn once per agent step, here, instead of at every physics step
-        return lambda obs: car_racing_view(base.draw()), lambda: None
-    if emits_images:
-        return lambda obs: obs, lambda: None
-    if hasattr(base, "physics"):  # dm_control
+    if is_dm_control(base):
         camera = getattr(base, "camera_id", 0)
         if os.environ.get("MUJOCO_GL") != "egl":
             return lambda obs: base.physics.render(
@@ -76,7 +103,7 @@ def frame_source(env: gym.Env, emits_images: bool, size: int):
             lambda: (base.physics.model.ptr, base.physics.data.ptr), size, camera, rangefinders=False
         )
         return renderer.render, renderer.close
-    if hasattr(base, "mujoco_renderer"):
+    if has_mujoco_renderer(base):
         if os.environ.get("MUJOCO_GL") != "egl":
             renderer = gymnasium_renderer(base, size)
             return lambda obs: renderer.render("rgb_array"), renderer.close
@@ -84,7 +111,28 @@ def frame_source(env: gym.Env, emits_images: bool, size: int):
         free |= base.mujoco_renderer.default_cam_config or {}
         renderer = FastRenderer(lambda: (base.model, base.data), size, base.mujoco_renderer.camera_id, free)
         return renderer.render, renderer.close
-    return lambda obs: env.render(), lambda: None
+    return lambda obs: as_frame(env.render(), env), lambda: None
+
+
+def as_frame(picture, env: gym.Env) -> np.ndarray:
+    """What `env.render()` returned as a frame uint8, (H, W, 1) or (H, W, 3): an alpha is left out.
+
+    Raises:
+        InputError: it is no picture.
+    """
+    shape = np.shape(picture)
+    is_bytes = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
+    if not is_bytes or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+        what = (
+            f"{picture.dtype} of shape {shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        )
+        raise InputError(
+            f"{env.spec.id if env.spec else env} cannot be drawn: its render() must return a picture, uint8 "
+            f"(H, W, 3), and returns {what}."
+        )
+    if len(shape) == 2:
+        return picture[..., None]
+    return picture[..., :3] if shape[2] == 4 else picture
 
 
 def gymnasium_renderer(base: gym.Env, size: int):
@@ -122,13 +170,6 @@ def car_racing_view(frame: np.ndarray) -> np.ndarray:
     """CarRacing's 96x96 picture without the dashboard (bottom 12 rows) and the 6
     columns at either side: (84, 84, 3) uint8."""
     return _ROAD_CONTRAST[frame[:84, 6:90]]
-
-
-def is_image(space: gym.Space) -> bool:
-    """True for a uint8 Box of shape (H, W), (H, W, 1) or (H, W, 3)."""
-    if not isinstance(space, Box) or space.dtype != np.uint8:
-        return False
-    return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3))
 
 
 # --- fast pictures from MuJoCo ---

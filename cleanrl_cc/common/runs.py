@@ -179,7 +179,7 @@ class Run(Log):
                 self.eval_envs[0].reset(seed=EVALUATION_SEED)
                 if not isinstance(self.eval_envs[0].render(), np.ndarray):
                     raise InputError(f"{self.args.env_id} draws no pictures: leave out --capture-video.")
-        while len(self.eval_envs) < side_by_side(self.eval_envs[0], self.args.env_id, num_episodes):
+        while len(self.eval_envs) < side_by_side(self.eval_envs[0], num_episodes):
             self.eval_envs.append(make_env(**self.recipe))
         set_rng_state(generators)
 
@@ -284,7 +284,9 @@ class Run(Log):
                 optimizer.load_state_dict(state["optimizers"][name])
             load_replay(self.folder / state["replay"], buffer, self.replay_prefix)
             own = state["other_ranks"][rank() - 1] if rank() else state
-            obs, autoreset = restore_envs(envs, own["envs"])
+            obs, autoreset, cut = restore_envs(envs, own["envs"])
+            if buffer.num_added:  # what they did not go on with
+                buffer.truncations[(buffer.num_added - 1) % len(buffer.truncations), cut] = True
             set_rng_state(own["random"], rng)
             self.evaluated_step, self.evaluation = state["evaluated"]
         except Exception as error:  # whatever an edited or incomplete checkpoint brings about

@@ -7,8 +7,9 @@ plays a share itself, where it would only wait.
 import contextlib
 import multiprocessing
 import os
+import random
 import signal
-import traceback
+import sys
 import weakref
 from collections.abc import Callable
 from itertools import chain
@@ -16,6 +17,11 @@ from itertools import chain
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import batch_space
+
+from cleanrl_cc.common.episodes import EPISODE
+from cleanrl_cc.common.errors import InputError, describe
+
+ANSWER_SECONDS = 600  # that a worker may take for a step or a reset
 
 
 def usable_cores() -> int:
@@ -27,28 +33,39 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
     process and `num_processes - 1` others.
 
     What comes back does not depend on the number of processes. Of infos there is only
-    `episode`, of the environments that have it.
+    EPISODE, of the environments that have it. Every process seeds Python's and NumPy's global generators from
+    the seed and its first environment, for environments that draw from those.
 
     Args:
         env_fns: make the environments.
         num_processes: 1 to N; this one has the first environments.
-        start_method: "forkserver" where OpenGL is in use, which does
-            not survive a fork; None: Python decides.
+        start_method: of the first environment, the other processes': "forkserver" where OpenGL is in use,
+            which does not survive a fork; None: Python decides.
+        seed: of the run.
+
+    Raises:
+        InputError: from any method, where an environment fails, or a process ends or stops answering.
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
 
     def __init__(
-        self, env_fns: list[Callable[[], gym.Env]], num_processes: int, start_method: str | None = None
+        self,
+        env_fns: list[Callable[[], gym.Env]],
+        num_processes: int,
+        start_method: Callable[[gym.Env], str | None] = lambda env: None,
+        seed: int = 0,
     ):
         self.pipes, self.processes, self.num_envs = [], [], len(env_fns)
-        own, *others = np.array_split(np.arange(self.num_envs), num_processes)
+        self.num_steps, self.announcement = 0, None
+        own, *self.groups = np.array_split(np.arange(self.num_envs), num_processes)
+        seed_generators(seed, 0)
         self.envs = [env_fns[index]() for index in own]
         obs_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
         self.single_observation_space, self.single_action_space = obs_space, action_space
         self.observation_space = batch_space(obs_space, self.num_envs)
         self.action_space = batch_space(action_space, self.num_envs)
-        context = multiprocessing.get_context(start_method)
+        context = multiprocessing.get_context(start_method(self.envs[0]))
         fields = [
             ("obs", obs_space.dtype, obs_space.shape),
             ("action", action_space.dtype, action_space.shape),
@@ -57,9 +74,9 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         row = np.dtype(fields, align=True)
         memory = context.RawArray("b", self.num_envs * row.itemsize)
         self.rows = np.frombuffer(memory, row)  # (N,), of which each process writes its own
-        for group in others:
+        for group in self.groups:
             ours, theirs = context.Pipe()
-            arguments = (theirs, ours, [env_fns[index] for index in group], memory, row, group[0])
+            arguments = (theirs, ours, [env_fns[index] for index in group], memory, row, int(group[0]), seed)
             self.processes.append(context.Process(target=_work, args=arguments, daemon=True))
             self.processes[-1].start()
             theirs.close()
@@ -67,16 +84,24 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         weakref.finalize(self, _kill, self.processes)  # where nobody calls `close`; workers ignore SIGTERM
 
     def reset(self, *, seed=None, options=None):
+        self.announce()
         self._ask("reset")
         return self.rows["obs"].copy(), {}
 
     def step(self, actions):
         self.rows["action"] = actions
+        self.num_steps += 1
         infos = {}
         for index, episode in enumerate(self._ask("step")):
             if episode:
-                infos = self._add_info(infos, {"episode": episode}, index)
+                infos = self._add_info(infos, {EPISODE: episode}, index)
         return *(self.rows[name].copy() for name in ("obs", "reward", "terminated", "truncated")), infos
+
+    def announce(self):
+        """Says what is to be said once, as playing begins: not before all else is known to be right."""
+        if self.announcement:
+            print(self.announcement, file=sys.stderr)
+        self.announcement = None
 
     def call(self, name: str, *args) -> tuple:
         """The results of each environment's method `name`."""
@@ -84,13 +109,44 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
 
     def _ask(self, *message) -> tuple:
         """The answers of all environments, in their order: those of this process play while the others do."""
-        for pipe in self.pipes:
-            pipe.send(message)
-        answers = [_answer(self.envs, self.rows, *message), *(pipe.recv() for pipe in self.pipes)]
-        for answer in answers:
-            if isinstance(answer, str):
-                raise RuntimeError(f"An environment failed:\n{answer}")
+        for index, pipe in enumerate(self.pipes):
+            try:
+                pipe.send(message)
+            except OSError as error:
+                raise self._loss(index) from error
+        answers = [_answer(self.envs, self.rows, *message)]
+        answers += [self._receive(index, is_timed=message[0] != "call") for index in range(len(self.pipes))]
         return tuple(chain(*answers))
+
+    def _receive(self, index: int, is_timed: bool) -> list:
+        """The answer of a worker. Only what takes long by nature, such as a replay, has no time limit."""
+        pipe = self.pipes[index]
+        try:
+            if is_timed and not pipe.poll(ANSWER_SECONDS):
+                raise self._loss(index, f"has not answered for {ANSWER_SECONDS} seconds")
+            answer = pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._loss(index) from error
+        if isinstance(answer, str):
+            raise InputError(answer)
+        return answer
+
+    def _loss(self, index: int, what: str | None = None) -> InputError:
+        """Says that a worker is lost; `what` has happened to one that still lives."""
+        process, group = self.processes[index], self.groups[index]
+        if what is None:
+            process.join(1)
+            code = process.exitcode or 0
+            what = f"ended with exit code {code}"
+            if code < 0:
+                what = f"was killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGKILL:
+                what += ", as by a system that runs out of memory"
+        name = f"environment {group[0]}" if len(group) == 1 else f"environments {group[0]} to {group[-1]}"
+        of = f" of {spec.id}" if (spec := self.envs[0].spec) else ""
+        return InputError(
+            f"The process of {name}{of} {what}, in step {self.num_steps} since this run began or was resumed."
+        )
 
     def close_extras(self, **kwargs):
         for pipe in self.pipes:
@@ -99,12 +155,22 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         for env in self.envs:
             env.close()
         for process in self.processes:
-            process.join()
+            process.join(10)
+        _kill(self.processes)  # who has not answered
 
 
 def _kill(processes: list):
     for process in processes:
         process.kill()
+
+
+def seed_generators(seed: int, index: int):
+    """Seeds the global generators of this process, whose first environment is `index`."""
+    numpy_seed, python_seed = np.random.SeedSequence((seed, index)).generate_state(2).tolist()
+    np.random.seed(numpy_seed)
+    random.seed(python_seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(python_seed)
 
 
 def _answer(envs: list, rows: np.ndarray, command: str, *arguments) -> list:
@@ -115,20 +181,21 @@ def _answer(envs: list, rows: np.ndarray, command: str, *arguments) -> list:
     for i, env in enumerate(envs):
         if command == "step":
             all_obs[i], rewards[i], terminated[i], truncated[i], info = env.step(actions[i].copy())
-            answers.append(info.get("episode"))
+            answers.append(info.get(EPISODE) if terminated[i] or truncated[i] else None)
         elif command == "reset":
             all_obs[i], _ = env.reset()
         else:
             name, *args = arguments
-            answers.append(env.get_wrapper_attr(name)(*args))
+            answers.append(getattr(env, name)(*args))
     return answers
 
 
-def _work(pipe, other_end, env_fns: list, memory, row: np.dtype, first: int):
+def _work(pipe, other_end, env_fns: list, memory, row: np.dtype, first: int, seed: int):
     # Ctrl-C reaches the whole process group: the parent decides when to stop
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     other_end.close()  # else this worker would not notice that the parent is gone
+    seed_generators(seed, first)
     rows = np.frombuffer(memory, row)[first:]
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         try:
@@ -139,6 +206,7 @@ def _work(pipe, other_end, env_fns: list, memory, row: np.dtype, first: int):
                 env.close()
         except EOFError:
             raise
-        except BaseException:
-            pipe.send(traceback.format_exc())
+        except BaseException as error:
+            fault = str(error) if isinstance(error, InputError) else describe(error)
+            pipe.send(fault)
             pipe.recv()  # so that the parent, which may be about to send, comes to read it

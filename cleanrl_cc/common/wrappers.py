@@ -1,12 +1,10 @@
-"""Wrappers of one environment: what it takes, what it shows, and where its episodes begin and end."""
+"""Wrappers of one environment: what it takes, how long it is played, and what it rewards in training."""
 
 import warnings
-from collections import deque
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, flatdim, flatten
-from PIL import Image
+from gymnasium.spaces import Box
 
 # --- actions ---
 
@@ -72,69 +70,7 @@ class ActionRepeat(gym.Wrapper):
         return obs, total_reward, terminated, truncated, info
 
 
-# --- observations ---
-
-
-class StateObservation(gym.ObservationWrapper):
-    """Any observation as one float32 vector (O,): dictionaries, scalars and float64 included."""
-
-    def __init__(self, env: gym.Env):
-        super().__init__(env)
-        self.observation_space = Box(-np.inf, np.inf, (flatdim(env.observation_space),), np.float32)
-
-    def observation(self, obs) -> np.ndarray:
-        return flatten(self.env.observation_space, obs).astype(np.float32)
-
-
-class PixelObservation(gym.Wrapper):
-    """The newest `stack` frames, oldest first: uint8 (stack * C, size, size), C = 1 if gray, else 3.
-
-    With `rendering = False` frames are black and cost nothing, for replaying an episode nobody watches.
-    """
-
-    def __init__(self, env: gym.Env, draw, close, stack: int, size: int, grayscale: bool):
-        super().__init__(env)
-        self.draw, self.close_source, self.size, self.grayscale = draw, close, size, grayscale
-        self.rendering = True
-        self.frames = deque(maxlen=stack)
-        self.black = np.zeros((1 if grayscale else 3, size, size), np.uint8)
-        self.observation_space = Box(0, 255, (stack * len(self.black), size, size), np.uint8)
-
-    def reset(self, **kwargs):
-        obs, info = self.env.reset(**kwargs)
-        self.frames.extend([self.frame(obs)] * self.frames.maxlen)
-        return np.concatenate(self.frames), info
-
-    def step(self, action):
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self.frames.append(self.frame(obs))
-        return np.concatenate(self.frames), reward, terminated, truncated, info
-
-    def close(self):
-        self.close_source()
-        super().close()
-
-    def frame(self, obs) -> np.ndarray:
-        """The current frame, uint8 (C, size, size)."""
-        if not self.rendering:
-            return self.black
-        frame = self.draw(obs)
-        if frame.ndim == 2:
-            frame = frame[..., None]
-        if frame.shape[:2] != (self.size, self.size):
-            frame = np.asarray(
-                Image.fromarray(frame.squeeze()).resize((self.size, self.size), Image.Resampling.BOX)
-            )
-            frame = frame.reshape(self.size, self.size, -1)
-        if self.grayscale and frame.shape[2] == 3:
-            # ITU-R 601-2 luma in integers: a gray pixel keeps its value exactly
-            frame = (frame @ np.array([77, 150, 29], np.uint32) >> 8).astype(np.uint8)[..., None]
-        if not self.grayscale and frame.shape[2] == 1:
-            frame = frame.repeat(3, axis=2)
-        return frame.transpose(2, 0, 1).copy()
-
-
-# --- episodes ---
+# --- training alone ---
 
 
 class Patience(gym.Wrapper):
@@ -219,78 +155,3 @@ class RoadRules(gym.Wrapper):
         if self.furthest >= len(road) - 6 and not lost:  # the lap is driven
             return obs, reward, False, True, info
         return obs, reward, terminated or lost or self.frames_stuck >= self.stuck, truncated, info
-
-
-class Episodes(gym.Wrapper):
-    """An episode is a seed and its actions: that pair restores any deterministic
-    environment in mid-episode by replaying it.
-
-    `reset()` draws the seed of the n-th episode from (entropy, n), so the generator's state is the number n.
-    At the end of an episode `info["episode"]` holds its undiscounted return `r`, its length `l` in agent
-    steps, and whatever `episode_metrics()` of the environment returns. A step after the end is a reset, as in
-    the NEXT_STEP mode of vector environments: their flag that a reset is due is out of a snapshot's reach.
-    """
-
-    def __init__(self, env: gym.Env, entropy: tuple[int, ...]):
-        super().__init__(env)
-        self.entropy = entropy
-        self.episode = -1
-        self.ended = True
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        self.episode += 1
-        self.seed = (
-            int(np.random.SeedSequence((*self.entropy, self.episode)).generate_state(1)[0])
-            if seed is None
-            else seed
-        )
-        return self._begin()
-
-    def _begin(self):
-        self.actions, self.episodic_return, self.ended = [], 0.0, False
-        return self.env.reset(seed=self.seed)
-
-    def step(self, action):
-        if self.ended:
-            obs, info = self.reset()
-            return obs, 0.0, False, False, info
-        self.actions.append(np.array(action))  # a copy: vector environments reuse their buffers
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self.episodic_return += float(reward)
-        self.ended = bool(terminated or truncated)
-        if self.ended:
-            info["episode"] = {"r": self.episodic_return, "l": len(self.actions)}
-            info["episode"] |= getattr(self.unwrapped, "episode_metrics", dict)()
-        return obs, reward, terminated, truncated, info
-
-    def snapshot(self) -> dict:
-        """Where this environment is, in ints, lists and a bool."""
-        return {
-            "episode": self.episode,
-            "seed": self.seed,
-            "actions": [action.tolist() for action in self.actions],
-            "ended": self.ended,
-        }
-
-    def restore(self, snapshots: list[dict]) -> np.ndarray:
-        """Replays the snapshot of this environment (its place in the vector is the last number of
-        its entropy); returns the observation."""
-        snapshot = snapshots[self.entropy[-1]]
-        self.episode, self.seed = snapshot["episode"], snapshot["seed"]
-        stack = self.get_wrapper_attr("frames").maxlen if self.has_wrapper_attr("frames") else 0
-        # only the frames that are still in the stack need a picture
-        unseen = len(snapshot["actions"]) - stack
-        self._render(unseen < 0)
-        obs, _ = self._begin()
-        for index, action in enumerate(snapshot["actions"]):
-            self._render(index >= unseen)
-            obs, *_ = self.step(np.asarray(action, self.action_space.dtype))
-        self._render(True)
-        assert self.ended == snapshot["ended"], (
-            "the environment is not deterministic: its episode ended elsewhere in the replay"
-        )
-        return obs
-
-    def _render(self, rendering: bool):
-        if self.has_wrapper_attr("rendering"):
-            self.set_wrapper_attr("rendering", rendering)

@@ -1,0 +1,130 @@
+"""Whether an environment keeps to what it promises."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Tuple
+
+from cleanrl_cc.common.errors import InputError, origin
+from cleanrl_cc.common.observations import leaves
+
+GYMNASIUM = Path(gym.__file__).parent
+
+
+class Checked(gym.Wrapper):
+    """Looks at what the first `reset` and the first `step` return: the number of values, their types, and
+    whether the observation has the form that its space says.
+
+    Raises InputError for what cannot be meant; of values beyond the bounds of a Box it only tells.
+    """
+
+    def __init__(self, env: gym.Env, name: str):
+        super().__init__(env)
+        self.name = name
+        self.is_reset_checked = self.is_step_checked = False
+
+    def reset(self, **kwargs):
+        result = self.env.reset(**kwargs)
+        if not self.is_reset_checked:
+            self._check("reset", result, ("observation", "info"))
+            self.is_reset_checked = True
+        return result
+
+    def step(self, action):
+        if self.is_step_checked:
+            return self.env.step(action)
+        try:
+            result = self.env.step(action)
+        except ValueError as error:
+            # Gymnasium's own wrappers, which unpack five values
+            if "to unpack" not in str(error) or GYMNASIUM not in origin(error)[0].parents:
+                raise
+            result = error
+        self._check("step", result, ("observation", "reward", "terminated", "truncated", "info"))
+        _, reward, terminated, truncated, _ = result
+        if not _is_scalar(reward, "biuf"):
+            raise InputError(f"The reward of {self.name} must be a number, and {_form(reward)} came.")
+        for name, end in (("terminated", terminated), ("truncated", truncated)):
+            if not _is_scalar(end, "biu"):
+                raise InputError(f"{name} of {self.name} must be True or False, and {_form(end)} came.")
+        self.is_step_checked = True
+        return result
+
+    def _check(self, method: str, result, names: tuple[str, ...]):
+        if not isinstance(result, tuple) or len(result) != len(names):
+            came = f"{len(result)} values" if isinstance(result, tuple) else _form(result)
+            came = str(result) if isinstance(result, ValueError) else f"{came} came"
+            raise InputError(f"{method}() of {self.name} must return {', '.join(names)}: {came}.")
+        obs, info = result[0], result[-1]
+        if problem := misfit(self.observation_space, obs):
+            raise InputError(
+                f"An observation of {self.name} from {method}() does not fit its space: {problem}."
+            )
+        if not isinstance(info, dict):
+            raise InputError(f"info of {self.name} from {method}() must be a dict, and {_form(info)} came.")
+        if problem := beyond_bounds(self.observation_space, obs):
+            print(
+                f"Warning: an observation of {self.name} from {method}() is outside its space: {problem}. "
+                "It is taken as it is.",
+                file=sys.stderr,
+            )
+
+
+def misfit(space: gym.Space, obs) -> str | None:
+    """In what form `obs` is not one of `space`: what the space says and what came; None if it is."""
+    if isinstance(space, Dict):
+        if not isinstance(obs, Mapping) or obs.keys() != space.keys():
+            return f"it says the keys {', '.join(map(str, space))}, and {_form(obs)} came"
+        return next((problem for key in space if (problem := misfit(space[key], obs[key]))), None)
+    if isinstance(space, Tuple):
+        if not isinstance(obs, tuple | list) or len(obs) != len(space):
+            return f"it says {len(space)} parts, and {_form(obs)} came"
+        pairs = zip(space, obs, strict=True)
+        return next((problem for part, value in pairs if (problem := misfit(part, value))), None)
+    if not isinstance(space, Box):
+        return None if space.contains(obs) else f"it says {space}, and {obs!r:.60} came"
+    try:
+        array = np.asarray(obs)
+    except ValueError:  # a list of lists of unequal lengths
+        return f"it says the shape {space.shape}, and a ragged list came"
+    whole = array.dtype.kind in "biu" and space.dtype.kind in "biu"
+    if array.shape != space.shape:
+        return f"it says the shape {space.shape}, and {array.shape} came"
+    if not whole and not np.can_cast(array.dtype, space.dtype, "same_kind"):
+        return f"it says {space.dtype}, and {array.dtype} came"
+    if space.dtype == np.uint8 and array.size and not 0 <= array.min() <= array.max() <= 255:
+        return f"it says uint8, and numbers from {array.min()} to {array.max()} came"
+    return None
+
+
+def beyond_bounds(space: gym.Space, obs) -> str | None:
+    """Where a finite number of `obs` lies outside the bounds of its Box, in words."""
+    for path, box in leaves(space):
+        if not isinstance(box, Box):
+            continue
+        values = obs
+        for key in path:
+            values = values[key]
+        values = np.asarray(values)
+        outside = np.isfinite(values) & ((values < box.low) | (values > box.high))
+        if outside.any():
+            low, high = box.low[outside].flat[0], box.high[outside].flat[0]
+            return f"its bounds are {low:g} and {high:g}, and {values[outside].flat[0]:g} came"
+    return None
+
+
+def _is_scalar(value, kinds: str) -> bool:
+    """Whether `value` is one number of such a kind ("b" for bool, "i" for int, ...), of Python or NumPy."""
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in kinds
+
+
+def _form(value) -> str:
+    """A value by its type, and by its shape if it has one, or its keys."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    if isinstance(value, Mapping):
+        return f"a dict of {', '.join(map(str, value)) or 'nothing'}"
+    return f"a {type(value).__name__}" if value is not None else "None"
