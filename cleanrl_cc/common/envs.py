@@ -289,9 +289,11 @@ def restore_envs(
     envs.announce()
     observations, autoreset, differences = zip(*envs.call("restore", snapshots), strict=True)
     if odd := [(index, what) for index, what in enumerate(differences) if what]:
+        *others, last = (str(index) for index, _ in odd)
+        names = f"environments {', '.join(others)} and {last}" if others else f"environment {last}"
         print(
-            f"Warning: environment {' and '.join(str(index) for index, _ in odd)} did not repeat its episode "
-            f"({odd[0][1]}): it counts as truncated, a fresh one begins, and the run is no longer bit-exact.",
+            f"Warning: {names} did not repeat the episode that was under way, since {odd[0][1]}: it counts "
+            "as truncated, a fresh one begins, and the run is no longer bit-exact.",
             file=sys.stderr,
         )
     autoreset = np.array(autoreset)

@@ -22,6 +22,7 @@ from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError, describe
 
 ANSWER_SECONDS = 600  # that a worker may take for a step or a reset
+CLOSE_SECONDS = 10
 
 
 def usable_cores() -> int:
@@ -155,7 +156,7 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         for env in self.envs:
             env.close()
         for process in self.processes:
-            process.join(10)
+            process.join(CLOSE_SECONDS)
         _kill(self.processes)  # who has not answered
 
 
