@@ -292,7 +292,8 @@ class ReplayBuffer:
         storage, shape = place_buffer(row_bytes, args.buffer_size, device), (self.num_rows, self.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
         # D = 1 if Discrete
-        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=torch.int16, device=storage)
+        bin_dtype = torch.int16 if getattr(action_space, "n", args.bins) <= 2**15 else torch.int32
+        self.actions = torch.empty((*shape, math.prod(action_space.shape)), dtype=bin_dtype, device=storage)
         self.rewards = np.empty(shape, np.float32)
         self.terminations, self.truncations, self.final = (np.empty(shape, bool) for _ in range(3))
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
