@@ -85,8 +85,8 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         weakref.finalize(self, _kill, self.processes)  # where nobody calls `close`; workers ignore SIGTERM
 
     def reset(self, *, seed=None, options=None):
-        self.announce()
         self._ask("reset")
+        self.announce()
         return self.rows["obs"].copy(), {}
 
     def step(self, actions):
@@ -99,7 +99,7 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         return *(self.rows[name].copy() for name in ("obs", "reward", "terminated", "truncated")), infos
 
     def announce(self):
-        """Says what is to be said once, as playing begins: not before all else is known to be right."""
+        """Says what is to be said once, as playing begins: not before an error that ends the run."""
         if self.announcement:
             print(self.announcement, file=sys.stderr)
         self.announcement = None
