@@ -361,7 +361,8 @@ class ReplayBuffer:
         shape = (self.num_rows, self.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
         num_dims = math.prod(action_space.shape)  # 1 of a Discrete space
-        self.actions = torch.empty((*shape, num_dims), dtype=torch.int16, device=storage)
+        bin_dtype = torch.int16 if getattr(action_space, "n", args.bins) <= 2**15 else torch.int32
+        self.actions = torch.empty((*shape, num_dims), dtype=bin_dtype, device=storage)
         self.rewards = np.empty(shape, np.float32)
         self.terminations = np.empty(shape, bool)
         self.truncations = np.empty(shape, bool)

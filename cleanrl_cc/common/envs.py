@@ -162,8 +162,9 @@ def _make(spec: gym.envs.registration.EnvSpec, env_id: str, kwargs: dict, render
     except Exception as error:  # whatever a user's own code raises
         raise InputError(f"{env_id} cannot be made: {describe(error)}.") from error
     # Gymnasium's renderer looks for it when it draws first, and so may whoever else has imported MuJoCo
-    draws = uses_mujoco(env) or ("mujoco" in sys.modules and not is_car_racing(env.unwrapped))
-    if renders and draws and choose_gl_backend() == "disabled" and uses_mujoco(env):
+    is_mujoco = uses_mujoco(env)
+    draws = is_mujoco or ("mujoco" in sys.modules and not is_car_racing(env.unwrapped))
+    if renders and draws and choose_gl_backend(quietly=not is_mujoco) == "disabled" and is_mujoco:
         raise InputError(
             "MuJoCo finds no off-screen OpenGL (tried MUJOCO_GL if set, else EGL and OSMesa): "
             "install Debian's libegl1 or libosmesa6, or use --obs state without videos."
@@ -286,12 +287,14 @@ def restore_envs(
         The current observations (N, ...); (N,) bool: whose next step is a reset that ignores its action; and
         (N,) bool: whose episode is thereby cut, so that its last step counts as truncated.
     """
-    envs.announce()
     observations, autoreset, differences = zip(*envs.call("restore", snapshots), strict=True)
+    envs.announce()
     if odd := [(index, what) for index, what in enumerate(differences) if what]:
+        *others, last = (str(index) for index, _ in odd)
+        names = f"environments {', '.join(others)} and {last}" if others else f"environment {last}"
         print(
-            f"Warning: environment {' and '.join(str(index) for index, _ in odd)} did not repeat its episode "
-            f"({odd[0][1]}): it counts as truncated, a fresh one begins, and the run is no longer bit-exact.",
+            f"Warning: {names} did not repeat the episode that was under way, since {odd[0][1]}: it counts "
+            "as truncated, a fresh one begins, and the run is no longer bit-exact.",
             file=sys.stderr,
         )
     autoreset = np.array(autoreset)

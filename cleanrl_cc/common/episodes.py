@@ -161,7 +161,7 @@ class Episodes(gym.Wrapper):
         try:
             difference = self._replay(snapshot)
         except (Exception, InputError) as error:
-            difference = f"the replay failed ({error})"
+            difference = f"the replay failed ({str(error).rstrip('.')})"
         if "obs" in snapshot:  # older checkpoints have none
             space = self.observation_space
             bytes_ = bytearray(base64.b64decode(snapshot["obs"]))

@@ -85,6 +85,12 @@ def play_episodes(
     finally:
         for film in films.values():
             film.discard()  # of what is whole there is nothing to discard
+    if cut := sum("cut" in episode for episode in results.values()):
+        steps = f"{cut_steps(envs[0]):,} steps"
+        print(
+            f"{cut} of {len(results)} evaluation episodes had not ended and were cut after {steps}.",
+            file=sys.stderr,
+        )
     return [results[seed] for seed in seeds]
 
 

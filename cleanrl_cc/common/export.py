@@ -97,7 +97,8 @@ def describe(env: gym.Env, recipe: dict, source: dict) -> dict[str, str]:
     space, actions = env.observation_space, env.action_space
     if space.dtype == np.uint8:
         colours = "gray" if recipe["grayscale"] else "RGB"
-        frames = f"the newest {recipe['frame_stack']} {colours} frames, oldest first"
+        number = space.shape[0] // (1 if recipe["grayscale"] else 3)
+        frames = f"the newest {number} {colours} frames, oldest first"
         obs = f"{frames}, as bytes from 0 to 255; scaling is inside"
     else:
         obs = "the environment's observation, flattened, in its own units; normalisation is inside"

@@ -20,9 +20,12 @@ _PROBE = (
 )
 
 
-def choose_gl_backend() -> str:
+def choose_gl_backend(quietly: bool = False) -> str:
     """Sets MUJOCO_GL to the first back end that works, found in a child process
     because a failed attempt cannot be undone.
+
+    Args:
+        quietly: says nothing, where it is not certain that MuJoCo will draw.
 
     Returns:
         "egl", "osmesa", the user's own MUJOCO_GL, "glfw" where the system
@@ -44,8 +47,9 @@ def choose_gl_backend() -> str:
         )
         if probe.returncode == 0:
             renderer = probe.stdout.strip()
-            print(f"MuJoCo renders with {backend}: {renderer}", file=sys.stderr)
-            if "llvmpipe" in renderer or "softpipe" in renderer:
+            if not quietly:
+                print(f"MuJoCo renders with {backend}: {renderer}", file=sys.stderr)
+            if not quietly and ("llvmpipe" in renderer or "softpipe" in renderer):
                 print(
                     "Warning: this is software rendering; pixels from MuJoCo will be slow.", file=sys.stderr
                 )

@@ -22,6 +22,7 @@ from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError, describe
 
 ANSWER_SECONDS = 600  # that a worker may take for a step or a reset
+CLOSE_SECONDS = 10
 
 
 def usable_cores() -> int:
@@ -90,6 +91,7 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
     def reset(self, *, seed=None, options=None):
         self.announce()
         self._ask("reset")
+        self.announce()
         return self.rows["obs"].copy(), {}
 
     def step(self, actions):
@@ -102,7 +104,7 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         return *(self.rows[name].copy() for name in ("obs", "reward", "terminated", "truncated")), infos
 
     def announce(self):
-        """Says what is to be said once, as playing begins: not before all else is known to be right."""
+        """Says what is to be said once, as playing begins: not before an error that ends the run."""
         if self.announcement:
             print(self.announcement, file=sys.stderr)
         self.announcement = None
@@ -160,7 +162,7 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         for env in self.envs:
             env.close()
         for process in self.processes:
-            process.join(10)
+            process.join(CLOSE_SECONDS)
         _kill(self.processes)  # who has not answered
 
 
