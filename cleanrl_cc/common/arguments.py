@@ -226,7 +226,7 @@ def check_args(args):
 
 
 def script_name(cls: type) -> str:
-    return Path(sys.modules[cls.__module__].__file__).stem
+    return Path(inspect.getfile(cls)).stem
 
 
 def _summary(cls: type) -> str:
