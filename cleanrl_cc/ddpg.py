@@ -119,7 +119,7 @@ OU_THETA = 0.15  # Lillicrap et al. 2015, section 7
 class Encoder(nn.Module):
     """Images (B, C, H, W) uint8 to (B, out_dim): the convolutions of Mnih et al. 2015."""
 
-    def __init__(self, obs_shape: tuple[int, int, int], channels: int):
+    def __init__(self, obs_shape: tuple[int, ...], channels: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
         first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
@@ -213,8 +213,11 @@ class Agent(nn.Module):
         self.critic_target = deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("ou_noise", torch.zeros(args.num_envs, action_dim))
         self.to(device)
-        self.target_tensors = [*self.actor_target.parameters(), *self.critic_target.parameters()]
-        self.online_tensors = [*self.actor.parameters(), *self.critic.parameters()]
+        self.target_tensors: list[Tensor] = [
+            *self.actor_target.parameters(),
+            *self.critic_target.parameters(),
+        ]
+        self.online_tensors: list[Tensor] = [*self.actor.parameters(), *self.critic.parameters()]
         self.target_statistics = [*self.actor_target.buffers(), *self.critic_target.buffers()]
         self.online_statistics = [*self.actor.buffers(), *self.critic.buffers()]
         self.eval()  # only an online network that is being updated normalises by its batch, and remembers it
@@ -423,8 +426,9 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
-    falls = args.final_exploration_noise is not None
-    final_noise = args.final_exploration_noise if falls else args.exploration_noise
+    final_noise = args.final_exploration_noise
+    if final_noise is None:
+        final_noise = args.exploration_noise
     run = run_class(args, agent, envs, rng, buffer)
     obs, autoreset, global_step, metrics = run.begin()
 
@@ -438,7 +442,7 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
             actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
         else:
             actions = agent.act(obs)
-            agent.ou_noise[autoreset] = 0.0  # it starts anew with each episode
+            agent.ou_noise[torch.as_tensor(autoreset)] = 0.0  # it starts anew with each episode
 
         # 2. step
         next_obs, rewards, terminations, truncations, infos = envs.step(actions)

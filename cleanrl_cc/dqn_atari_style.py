@@ -115,7 +115,7 @@ PRESETS = {
 class Encoder(nn.Module):
     """Images (B, C, H, W) uint8 to (B, out_dim): the convolutions of Mnih et al. 2015."""
 
-    def __init__(self, obs_shape: tuple[int, int, int], channels: int):
+    def __init__(self, obs_shape: tuple[int, ...], channels: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
         first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
@@ -179,8 +179,8 @@ class Agent(nn.Module):
         super().__init__()
         self.args = args
         self.device = device
-        self.action_shape = action_space.shape  # (A,), or () of a Discrete space
-        self.num_dims = math.prod(action_space.shape)  # A, or 1
+        self.action_shape = action_space.shape or ()  # (A,), or () of a Discrete space
+        self.num_dims = math.prod(action_space.shape or ())  # A, or 1
         if isinstance(action_space, Discrete):  # what each bin is to the environment
             self.bin_actions = action_space.start + np.arange(action_space.n)
         else:
@@ -282,11 +282,11 @@ class ReplayBuffer:
         self.obs_shape = obs_space.shape
         frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
-        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * math.prod(action_space.shape) + 8
+        num_dims = math.prod(action_space.shape or ())  # 1 of a Discrete space
+        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * num_dims + 8
         storage = place_buffer(row_bytes, args.buffer_size, device)
         shape = (self.num_rows, self.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
-        num_dims = math.prod(action_space.shape)  # 1 of a Discrete space
         bin_dtype = torch.int16 if getattr(action_space, "n", args.bins) <= 2**15 else torch.int32
         self.actions = torch.empty((*shape, num_dims), dtype=bin_dtype, device=storage)
         self.rewards = np.empty(shape, np.float32)

@@ -149,7 +149,7 @@ class Policy:
     def _batch(self, obs) -> tuple[np.ndarray, bool]:
         """(B, *obs_shape), and whether it was a single observation."""
         obs = np.asarray(obs)
-        shape = self.observation_space.shape
+        shape = self.observation_space.shape or ()
         dtype = self.observation_space.dtype
         if obs.shape[-len(shape) :] != shape or obs.ndim > len(shape) + 1:
             batch = ("B", *shape)
@@ -188,7 +188,7 @@ def load_policy(source: str | Path, device: str = "auto", trust: bool = False) -
 
 def read_checkpoint(source: str | Path, trust: bool) -> tuple[Path, dict]:
     """Where a checkpoint is, and what it holds. Raises InputError as `load_policy`."""
-    path = hub.fetch(source) if str(source).startswith(hub.PREFIX) else Path(source)
+    path = hub.fetch(str(source)) if str(source).startswith(hub.PREFIX) else Path(source)
     if (path / "best.pt").is_file():
         path /= "best.pt"
     checkpoint = load_checkpoint(path)
@@ -296,8 +296,8 @@ def export_policy(options: Options):
             print(f"{file}\n  obs     {metadata['obs']}\n  action  {metadata['action']}")
 
 
-def push(options: Options) -> dict:
-    """Plays the episodes, and uploads policy and result; with --dry-run it only writes the folder."""
+def push(options: Options, repo: str) -> dict:
+    """Plays the episodes, and uploads policy and result to `repo`; with --dry-run only writes the folder."""
     path, checkpoint = read_checkpoint(options.checkpoint, options.trust)
     policy = Policy(checkpoint, options.device)
     with tempfile.TemporaryDirectory() as temporary:
@@ -305,8 +305,8 @@ def push(options: Options) -> dict:
         result = play(policy, path, options, film)
         folder = options.dry_run or Path(temporary) / "repository"
         evaluations = (path if path.is_dir() else path.parent) / "evaluations.csv"
-        hub.write_folder(folder, options.push_to_hub, checkpoint, result, film, evaluations)
-        print(options.dry_run or hub.upload(folder, options.push_to_hub), file=sys.stderr)
+        hub.write_folder(folder, repo, checkpoint, result, film, evaluations)
+        print(options.dry_run or hub.upload(folder, repo), file=sys.stderr)
     return result
 
 
@@ -331,7 +331,8 @@ def main(argv: list[str] | None = None):
     check(options)
     if options.export_onnx or options.export_torch:
         return export_policy(options)
-    result = push(options) if options.push_to_hub else evaluate(options)
+    repo = options.push_to_hub
+    result = push(options, repo) if repo else evaluate(options)
     if options.json:
         print(json.dumps(result))
         return

@@ -158,7 +158,7 @@ class RunningStatistics(nn.Module):
         self.mean.add_(share * delta)
 
 
-def orthogonal(layer: nn.Module, gain: float = math.sqrt(2)) -> nn.Module:
+def orthogonal(layer, gain: float = math.sqrt(2)):
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
@@ -167,7 +167,7 @@ def orthogonal(layer: nn.Module, gain: float = math.sqrt(2)) -> nn.Module:
 class Encoder(nn.Module):
     """Images (B, C, H, W) uint8 to (B, feature_dim): the convolutions of Mnih et al. 2015."""
 
-    def __init__(self, obs_shape: tuple[int, int, int], channels: int, feature_dim: int):
+    def __init__(self, obs_shape: tuple[int, ...], channels: int, feature_dim: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
         first = orthogonal(nn.Conv2d(obs_shape[0], channels, 8, stride=4))
@@ -192,7 +192,7 @@ def mlp(sizes: list[int], activation: type[nn.Module], last_gain: float) -> nn.S
     hidden = []
     for in_dim, out_dim in pairwise(sizes[:-1]):
         hidden += [orthogonal(nn.Linear(in_dim, out_dim)), activation()]
-    return nn.Sequential(*hidden, orthogonal(Fp32Linear(*sizes[-2:]), last_gain))
+    return nn.Sequential(*hidden, orthogonal(Fp32Linear(sizes[-2], sizes[-1]), last_gain))
 
 
 class Normal(NamedTuple):
@@ -290,13 +290,13 @@ class Agent(nn.Module):
             return Normal(parameters, self.log_std), values
         return Beta(*(F.softplus(parameters) + 1).chunk(2, dim=1)), values
 
-    def normalize(self, obs: np.ndarray) -> Tensor:
+    def normalize(self, obs: np.ndarray | Tensor) -> Tensor:
         """Observations on the device; vectors scaled to mean 0 and variance 1 of those seen in training."""
-        obs = torch.as_tensor(obs, device=self.device)
+        raw = torch.as_tensor(obs, device=self.device)
         if self.obs_statistics is None:
-            return obs
-        obs = (obs - self.obs_statistics.mean) * (self.obs_statistics.var + 1e-8).rsqrt()
-        return obs.clamp(-10, 10).float()
+            return raw
+        scaled = (raw - self.obs_statistics.mean) * (self.obs_statistics.var + 1e-8).rsqrt()
+        return scaled.clamp(-10, 10).float()
 
     @torch.no_grad()
     def sample(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -111,7 +111,7 @@ PRESETS = {
 class Encoder(nn.Module):
     """Images (B, C, H, W) uint8 to (B, out_dim): the convolutions of Mnih et al. 2015."""
 
-    def __init__(self, obs_shape: tuple[int, int, int], channels: int):
+    def __init__(self, obs_shape: tuple[int, ...], channels: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
         first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
@@ -152,7 +152,9 @@ class TwinLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear=nn.Linear, last=Fp32Linear) -> nn.Sequential:
+def mlp(
+    in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear
+) -> nn.Sequential:
     relu = nn.ReLU(inplace=True)  # 2 % of an update
     first = [linear(in_dim, hidden_dim), relu]
     second = [linear(hidden_dim, hidden_dim), relu]
@@ -222,8 +224,8 @@ class Agent(nn.Module):
         self.log_alpha = nn.Parameter(torch.tensor(math.log(args.initial_alpha)))
         self.target_entropy = -float(action_dim) if args.target_entropy is None else args.target_entropy
         self.to(device)
-        self.target_tensors = list(self.critic_target.parameters())
-        self.online_tensors = list(self.critic.parameters())
+        self.target_tensors: list[Tensor] = list(self.critic_target.parameters())
+        self.online_tensors: list[Tensor] = list(self.critic.parameters())
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
         self.actor_parameters = [*self.actor.parameters(), self.log_alpha]
@@ -325,7 +327,7 @@ class Agent(nn.Module):
         # θ̄ ← τ θ + (1 - τ) θ̄
         torch._foreach_lerp_(self.target_tensors, self.online_tensors, self.args.tau)
         if self.args.policy_average:
-            policy = [*self.encoder.parameters(), *self.actor.parameters()]
+            policy: list[Tensor] = [*self.encoder.parameters(), *self.actor.parameters()]
             torch._foreach_lerp_(list(self.average.parameters()), policy, self.args.policy_average)
 
 

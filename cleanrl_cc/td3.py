@@ -119,7 +119,7 @@ PRESETS = {
 class Encoder(nn.Module):
     """Images (B, C, H, W) uint8 to (B, out_dim): the convolutions of Mnih et al. 2015."""
 
-    def __init__(self, obs_shape: tuple[int, int, int], channels: int):
+    def __init__(self, obs_shape: tuple[int, ...], channels: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
         first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
@@ -162,7 +162,9 @@ class TwinLinear(nn.Module):
         return torch.baddbmm(bias, x, weight)
 
 
-def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear=nn.Linear, last=Fp32Linear) -> nn.Sequential:
+def mlp(
+    in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear
+) -> nn.Sequential:
     relu = nn.ReLU(inplace=True)  # 2 % of an update
     first = [linear(in_dim, hidden_dim), relu]
     second = [linear(hidden_dim, hidden_dim), relu]
@@ -228,8 +230,11 @@ class Agent(nn.Module):
         self.actor_target = deepcopy(self.actor).requires_grad_(False)
         self.critic_target = deepcopy(self.critic).requires_grad_(False)
         self.to(device)
-        self.target_tensors = [*self.actor_target.parameters(), *self.critic_target.parameters()]
-        self.online_tensors = [*self.actor.parameters(), *self.critic.parameters()]
+        self.target_tensors: list[Tensor] = [
+            *self.actor_target.parameters(),
+            *self.critic_target.parameters(),
+        ]
+        self.online_tensors: list[Tensor] = [*self.actor.parameters(), *self.critic.parameters()]
         adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
         self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
         self.actor_parameters = list(self.actor.parameters())
@@ -430,8 +435,9 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed
-    falls = args.final_exploration_noise is not None
-    final_noise = args.final_exploration_noise if falls else args.exploration_noise
+    final_noise = args.final_exploration_noise
+    if final_noise is None:
+        final_noise = args.exploration_noise
     run = run_class(args, agent, envs, rng, buffer)
     obs, autoreset, global_step, metrics = run.begin()
 

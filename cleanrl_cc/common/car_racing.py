@@ -19,6 +19,7 @@ Frames for humans and videos come from stock's own `render`.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import pygame
@@ -140,7 +141,8 @@ class FastCarRacing(CarRacing, Measured):
         self._canvas = pygame.Surface((WINDOW_W, WINDOW_H))
         self._narrow = pygame.Surface((STATE_W, WINDOW_H))
         self._small = pygame.Surface((STATE_W, STATE_H))
-        self._font = self._score = self._score_image = None
+        self._font = self._score = None
+        self._score_image: Any = None
 
         # Box2D reorders the vertices of a shape, so they are read back from
         # a car and not taken from its constants.

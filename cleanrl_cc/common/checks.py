@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -36,6 +37,7 @@ class Checked(gym.Wrapper):
     def step(self, action):
         if self.is_step_checked:
             return self.env.step(action)
+        result: Any
         try:
             result = self.env.step(action)
         except ValueError as error:

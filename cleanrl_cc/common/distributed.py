@@ -5,7 +5,9 @@ Each plays in environments of its own. All begin with the weights of rank 0 and 
 """
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -41,7 +43,10 @@ def take_rank(args):
             args.device = f"cuda:{os.environ['LOCAL_RANK']}"
 
 
-def connect(agent: nn.Module) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def connect(agent: Network) -> Network:
     """Waits for the other processes, and gives `agent` the weights of rank 0."""
     if dist.is_torchelastic_launched():
         backend = "cpu:gloo,cuda:nccl" if agent.device.type == "cuda" else "gloo"
@@ -57,12 +62,14 @@ def disconnect():
         dist.destroy_process_group()
 
 
-@torch.compiler.disable
-def sum_over_processes(tensor: Tensor) -> Tensor:
+def _sum(tensor: Tensor) -> Tensor:
     """The tensor, of the same shape in all processes, becomes the sum of theirs."""
     if size() > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+sum_over_processes = cast(Callable[[Tensor], Tensor], torch.compiler.disable(_sum))
 
 
 def exchange(*numbers: int) -> list[list[int]]:

@@ -17,6 +17,7 @@ import os
 import sys
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -96,7 +97,7 @@ def make_env(
     is_car = spec.id == FAST_CAR_RACING
     if action_set == "five" and not is_car:
         raise InputError(f"--action-set five is CarRacing's; {env_id} has --action-set auto or native.")
-    kwargs = {"render_mode": render_mode} if render_mode else {}
+    kwargs: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
     if is_car or spec.entry_point == LUNAR_LANDER:
         kwargs["continuous"] = action_set == "auto" or (is_car and action_set == "native")
     if env_id.startswith("dm_control/") and render_mode == "rgb_array":
@@ -235,7 +236,7 @@ def recipe(args) -> dict:
     return {name: getattr(args, name) for name in RECIPE}
 
 
-def make_vector_env(args, continuous: bool = False) -> gym.vector.VectorEnv:
+def make_vector_env(args, continuous: bool = False) -> GroupedVectorEnv:
     """`args.num_envs` training environments in NEXT_STEP autoreset mode, spread over a process
     per core; this process is one of them.
 

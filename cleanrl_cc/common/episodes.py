@@ -1,8 +1,10 @@
 """Where episodes begin and end, how they are stored and restored, and how faults are told."""
 
 import base64
+from collections.abc import Sequence
 from copy import deepcopy
 from math import isfinite
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -43,13 +45,15 @@ class Episodes(gym.Wrapper):
             from one episode for the next.
     """
 
+    env: Any  # its rewards are numbers: `Checks` sees to that
+
     def __init__(
         self,
         env: gym.Env,
         entropy: tuple[int, ...],
         name: str | None = None,
         seen: StateObservation | PixelObservation | None = None,
-        training: list[gym.Wrapper] = (),
+        training: Sequence[gym.Wrapper] = (),
     ):
         super().__init__(env)
         self.entropy = entropy

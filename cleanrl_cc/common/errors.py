@@ -25,4 +25,4 @@ def describe(error: BaseException) -> str:
 def origin(error: BaseException) -> tuple[Path | None, int]:
     """The file and the line in which an error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    return (Path(frames[-1].filename), frames[-1].lineno) if frames else (None, 0)
+    return (Path(frames[-1].filename), frames[-1].lineno or 0) if frames else (None, 0)

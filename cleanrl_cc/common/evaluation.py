@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import imageio.v2 as imageio
@@ -58,7 +59,7 @@ def play_episodes(
     results = {}
     waiting = iter(seeds)
     try:
-        playing = [_Episode(env, seed) for env, seed in zip(envs, waiting, strict=False)]
+        playing: list[Any] = [_Episode(env, seed) for env, seed in zip(envs, waiting, strict=False)]
         while playing:
             for episode in playing:
                 if episode.seed in films:

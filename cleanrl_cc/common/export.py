@@ -10,6 +10,7 @@ import logging
 import warnings
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -45,7 +46,9 @@ def trace(agent: nn.Module, env: gym.Env) -> torch.export.ExportedProgram:
     """The policy of `agent`, which is on the CPU and in fp32, for batches of any size of what `env` emits."""
     module = DeterministicPolicy(agent, continuous=isinstance(env.action_space, gym.spaces.Box))
     space = env.observation_space
-    obs = torch.zeros(2, *space.shape, dtype=torch.uint8 if space.dtype == np.uint8 else torch.float32)
+    obs = torch.zeros(
+        2, *(space.shape or ()), dtype=torch.uint8 if space.dtype == np.uint8 else torch.float32
+    )
     any_size = {"obs": {0: torch.export.Dim("batch")}}
     with quiet():
         return torch.export.export(module, (obs,), dynamic_shapes=any_size, strict=True)
@@ -66,7 +69,7 @@ def save_onnx(path: Path, program: torch.export.ExportedProgram, metadata: dict[
     Raises:
         InputError: it cannot be written.
     """
-    names = {"input_names": ["obs"], "output_names": ["action"]}
+    names: dict[str, Any] = {"input_names": ["obs"], "output_names": ["action"]}
     with quiet():
         exported = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     for value in (*exported.model.graph.inputs, *exported.model.graph.outputs):
@@ -109,7 +112,7 @@ def describe(env: gym.Env, recipe: dict, source: dict) -> dict[str, str]:
             f"float32 (batch, {actions.shape[0]}) from -1 to 1, which stand for action_low and action_high"
         )
     metadata = {key: str(value) for key, value in source.items()} | {
-        "obs": f"{space.dtype} (batch, {', '.join(map(str, space.shape))}): {obs}",
+        "obs": f"{space.dtype} (batch, {', '.join(map(str, space.shape or ()))}): {obs}",
         "action": action,
         "action_repeat": f"{recipe['action_repeat']} environment steps take the same action",
         "recipe": json.dumps(recipe),
@@ -122,7 +125,7 @@ def describe(env: gym.Env, recipe: dict, source: dict) -> dict[str, str]:
     return metadata
 
 
-def wrapper(env: gym.Env, kind: type) -> gym.Wrapper | None:
+def wrapper(env: gym.Env, kind: type) -> Any | None:
     """The outermost wrapper of a class."""
     while isinstance(env, gym.Wrapper) and not isinstance(env, kind):
         env = env.env

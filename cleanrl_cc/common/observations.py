@@ -11,6 +11,7 @@ gray frames that the environment made itself; so is, of images, a fourth dimensi
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -76,7 +77,7 @@ class Picture:
         return f"{name} {self.space.shape} {self.space.dtype}".strip()
 
 
-def leaves(space: gym.Space, path: tuple = ()) -> list[tuple[tuple, gym.Space]]:
+def leaves(space: gym.Space, path: tuple = ()) -> list[tuple[tuple, Any]]:
     """The spaces inside dictionaries and tuples, each with the keys that lead to it."""
     if isinstance(space, Dict):
         return [leaf for key, inner in space.items() for leaf in leaves(inner, (*path, key))]

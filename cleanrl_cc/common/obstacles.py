@@ -10,6 +10,7 @@ falls are the library's (`dm_control.locomotion`).
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,8 @@ class ObstacleArena(EmptyCorridor):
     """
 
     def _build(self, num_walls: int, moving: bool):
-        super()._build(corridor_width=WIDTH, corridor_length=LENGTH, name="corridor")
+        size: dict[str, Any] = {"corridor_width": WIDTH, "corridor_length": LENGTH}  # it says integers
+        super()._build(name="corridor", **size)
         self.num_walls = num_walls
         self.moving = moving
         self.xs = self.phases = self.omegas = np.empty(0)  # observed once before the first episode
@@ -125,7 +127,8 @@ class RunPastObstacles(RunThroughCorridor):
     """
 
     def __init__(self, walker, arena: ObstacleArena):
-        start = Uniform((0, -1, 0), (0, 1, 0))
+        corners: list[Any] = [(0, -1, 0), (0, 1, 0)]  # it says numbers
+        start = Uniform(*corners)
         has_feet = bool(walker.observable_joints)
         timesteps = {"physics_timestep": PHYSICS_TIMESTEP, "control_timestep": CONTROL_TIMESTEP}
         super().__init__(walker, arena, start, contact_termination=has_feet, **timesteps)

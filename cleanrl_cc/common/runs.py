@@ -100,11 +100,11 @@ class Run(Interruptible):
         """
         if self.args.resume:
             return self._resume(self.args.resume)
-        obs, _ = self.envs.reset()
         self.folder = Path(self.args.runs_dir)
         if self.writes:
             self.folder = new_folder(self.args, self.algorithm)
             self.lock = FolderLock(self.folder)
+        obs, _ = self.envs.reset()
         self._open(first_step=0, tracker_id=None)
         return obs, np.zeros(self.args.num_envs, bool), 0, {}
 

@@ -11,11 +11,13 @@ import random
 import signal
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector.utils import batch_space
 
 from cleanrl_cc.common.episodes import EPISODE
@@ -26,7 +28,7 @@ CLOSE_SECONDS = 10
 
 
 def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class GroupedVectorEnv(gym.vector.VectorEnv):
@@ -49,10 +51,12 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
+    single_observation_space: Box
+    single_action_space: Any  # Box or Discrete
 
     def __init__(
         self,
-        env_fns: list[Callable[[], gym.Env]],
+        env_fns: Sequence[Callable[[], gym.Env]],
         num_processes: int,
         start_method: Callable[[gym.Env], str | None] = lambda env: None,
         seed: int = 0,
@@ -184,7 +188,7 @@ def _answer(envs: list, rows: np.ndarray, command: str, *arguments) -> list:
     """What each of `envs` says to a command: to a step, which it leaves in
     its row, the ended episode or None."""
     answers = []
-    all_obs, actions, rewards, terminated, truncated = (rows[name] for name in rows.dtype.names)
+    all_obs, actions, rewards, terminated, truncated = (rows[name] for name in rows.dtype.names or ())
     for i, env in enumerate(envs):
         if command == "step":
             all_obs[i], rewards[i], terminated[i], truncated[i], info = env.step(actions[i].copy())

@@ -88,7 +88,7 @@ class Patience(gym.Wrapper):
 
     def step(self, action):
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self.barren_steps = 0 if reward > 0 else self.barren_steps + 1
+        self.barren_steps = 0 if float(reward) > 0 else self.barren_steps + 1
         return (
             obs,
             reward,
@@ -145,9 +145,8 @@ class RoadRules(gym.Wrapper):
         self.frames_stuck = 0 if ahead else self.frames_stuck + 1
 
         num_missed = sum(not tile.road_visited for tile in road[: self.furthest + 1])
-        reward -= (
-            self.missed * (num_missed - self.num_missed) * 1000 / len(road)
-        )  # a tile brings 1000 / len(road)
+        # a tile brings 1000 / len(road)
+        reward = float(reward) - self.missed * (num_missed - self.num_missed) * 1000 / len(road)
         self.num_missed = num_missed
         if not touched:
             reward -= self.off_road
