@@ -23,12 +23,14 @@ import tyro
 from matplotlib.figure import Figure
 
 from cleanrl_cc.common.arguments import preset_args
+from cleanrl_cc.common.checkpoints import args_of_today
 from cleanrl_cc.common.tables import read_csv
 
 NOT_IN_COMMAND = {
     "env_id",
     "seed",
     "device",
+    "matmul",
     "precision",
     "runs_dir",
     "run_name",
@@ -357,7 +359,7 @@ def command(run: dict) -> str:
     script, args = importlib.import_module(f"cleanrl_cc.{run['algorithm']}"), run["args"]
     today = asdict(preset_args(script.Args, script.PRESETS, args["env_id"]))
     words = ["--env-id", args["env_id"], "--seed", str(args["seed"])]
-    for name, value in (asdict(script.Args()) | args).items():
+    for name, value in (asdict(script.Args()) | args_of_today(args)).items():
         value, flag = tuple(value) if isinstance(value, list) else value, name.replace("_", "-")
         if name in NOT_IN_COMMAND or name not in today or value == today[name]:
             continue

@@ -41,11 +41,11 @@ EVERY_STEP = REPLAY | {
     "updates_per_step": 1.0,
     "n_step": 1,
     "action_repeat": 1,
-    "patience": 0,
+    "training_wrappers": (),
 }
 PEER_EVERY_STEP = REPLAY | {"batch_size": 256, "train_freq": 1, "gradient_steps": 1}
 # A second and a third rollout of 8 x 256 steps with their updates: the first may be slower.
-ROLLOUT = {"num_envs": 8, "num_steps": 256, "num_epochs": 10, "action_repeat": 1, "patience": 0}
+ROLLOUT = {"num_envs": 8, "num_steps": 256, "num_epochs": 10, "action_repeat": 1, "training_wrappers": ()}
 PEER_ROLLOUT = {"n_steps": 256, "n_epochs": 10}
 TWO_ROLLOUTS = {"first": 2048 + 200, "steps": 3 * 2048 + 200 - WARMUP}
 PPO_MLP = MLP | {
@@ -67,7 +67,7 @@ DQN = REPLAY | {
     "updates_per_step": 1.0,
     "n_step": 1,
     "action_repeat": 1,
-    "patience": 0,
+    "training_wrappers": (),
     "encoder_channels": 32,
 }
 PEER_DQN = REPLAY | {"batch_size": 32, "train_freq": 1, "gradient_steps": 1}

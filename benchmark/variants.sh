@@ -19,7 +19,7 @@ hopper=("${zoo[@]}" --gamma 0.999 --gae-lambda 0.99 --num-minibatches 16 --clip-
 hopper+=(--max-grad-norm 0.7 --learning-rate 9.80828e-5)
 
 # SAC's CarRacing before it had rules of the road
-patience=(--training-wrappers --patience 50 --target-entropy -2 --policy-average 0)
+patience=(--training-wrappers Patience,frames=200 --target-entropy -2 --policy-average 0)
 
 commands() {
   for seed in $SEEDS; do

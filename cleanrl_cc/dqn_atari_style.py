@@ -96,10 +96,10 @@ PRESETS = {
     "Acrobot-v1": ZOO,
     # Images, episodes and rewards as in sac_drq.py; the rest: guesses
     # Five actions: 713 after 30,000 steps, two axes of three bins 237
-    "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50}
-    | {"checkpoint_frequency": 10_000, "buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000}
-    | {"updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.05, "target_update_frequency": 500}
-    | {"epsilon_steps": 15_000, "encoder_channels": 16},
+    "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4}
+    | {"training_wrappers": ("Patience,frames=200",), "checkpoint_frequency": 10_000, "buffer_size": 150_000}
+    | {"batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3}
+    | {"reward_scale": 0.05, "target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16},
     # Batch, n-step, target updates, epsilon_end, shift: github.com/tseyde/decqn, config_default.py;
     # images, action repeat: DrQ-v2, table 2
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3}

@@ -8,9 +8,8 @@
     python cleanrl_cc/evaluate.py hf://user/name
 
 The algorithm, the environment and the networks come from the checkpoint. The policy acts deterministically,
-and always on the environment as it is registered: what made training easier (`--patience`) is left out.
-Training evaluates on the seeds from 20,000 on, this program from 10,000 on: the policy was not selected on
-the episodes that score it.
+and always on the environment as it is registered, without `--training-wrappers`. Training evaluates on the
+seeds from 20,000 on, this program from 10,000 on: the policy was not selected on the episodes that score it.
 """
 
 import importlib

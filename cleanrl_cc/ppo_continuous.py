@@ -117,7 +117,8 @@ PRESETS = {
     "LunarLander-v3": {"num_envs": 16, "num_steps": 1024, "num_minibatches": 256, "num_epochs": 4}
     | {"gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01, "normalize": False, **LINEAR}
     | {"total_timesteps": 3_000_000, "eval_frequency": 50_000},
-    "CarRacing-v3": PIXELS | {"action_repeat": 4, "patience": 25},  # our own runs
+    # our own runs
+    "CarRacing-v3": PIXELS | {"action_repeat": 4, "training_wrappers": ("Patience,frames=100",)},
     # DrQ-v2, table 2
     "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},
 }

@@ -106,11 +106,11 @@ PRESETS = {
     "LunarLander-v3": ZOO | {"action_set": "native", "v_min": -200.0, "v_max": 200.0},
     "Acrobot-v1": ZOO | {"v_min": -100.0, "v_max": 0.0},
     # Five actions: 852 after 30,000 steps, two axes of three bins 774
-    "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4, "patience": 50}
-    | {"checkpoint_frequency": 10_000, "buffer_size": 150_000, "batch_size": 64, "learning_starts": 1_000}
-    | {"updates_per_step": 0.5, "n_step": 3, "reward_scale": 0.05, "target_update_frequency": 500}
+    "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4}
+    | {"training_wrappers": ("Patience,frames=200",), "checkpoint_frequency": 10_000, "buffer_size": 150_000}
+    | {"batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3}
     | {"beta_steps": 200_000, "v_min": -5.0, "v_max": 25.0}
-    | {"epsilon_steps": 15_000, "encoder_channels": 16},
+    | {"reward_scale": 0.05, "target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16},
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3}
     | {"grayscale": False, "batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "n_step": 3}
     | {"reward_scale": 0.1, "target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1}

@@ -100,10 +100,10 @@ PRESETS = {
     # Learning rate from Stable-Baselines3 zoo, LunarLanderContinuous-v2; tau and n_step from our own runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 1e-3, "tau": 0.01, "n_step": 3},
     "CarRacing-v3": DRQ_V2
-    | {"total_timesteps": 200_000, "action_repeat": 4, "patience": 50, "checkpoint_frequency": 10_000}
-    | {"encoder_channels": 16, "buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000}
-    | {"reward_scale": 0.05, "exploration_noise": 0.5, "final_exploration_noise": 0.1}
-    | {"exploration_steps": 50_000},
+    | {"total_timesteps": 200_000, "action_repeat": 4, "training_wrappers": ("Patience,frames=200",)}
+    | {"checkpoint_frequency": 10_000, "buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000}
+    | {"encoder_channels": 16, "reward_scale": 0.05}
+    | {"exploration_noise": 0.5, "final_exploration_noise": 0.1, "exploration_steps": 50_000},
     # Images, action repeat and learning rate from DrQ-v2, table 2; the noise falls between its schedules for
     # easy and medium tasks
     "dm_control/*": DRQ_V2

@@ -49,7 +49,6 @@ WRONG = {
     "no evaluation episodes": ({"eval_episodes": 0}, ["--eval-episodes"]),
     "negative evaluation frequency": ({"eval_frequency": -1}, ["--eval-frequency", "at least 0"]),
     "negative checkpoint frequency": ({"checkpoint_frequency": -1}, ["--checkpoint-frequency"]),
-    "negative patience": ({"patience": -1}, ["--patience"]),
     "negative seed": ({"seed": -1}, ["--seed"]),
     "no threads": ({"num_threads": 0}, ["--num-threads", "at least 1"]),
     "empty batches": ({"batch_size": 0}, ["--batch-size", "at least 1"]),

@@ -9,7 +9,13 @@ import pytest
 import torch
 from helpers import assert_same_training, checkpoint, input_error, resume, train
 
-from cleanrl_cc.common.checkpoints import load_checkpoint, load_replay, not_finite, save_checkpoint
+from cleanrl_cc.common.checkpoints import (
+    args_of_today,
+    load_checkpoint,
+    load_replay,
+    not_finite,
+    save_checkpoint,
+)
 
 NUM_FLIPS = 200
 
@@ -82,6 +88,13 @@ def test_no_flipped_bit_of_a_seal_is_used(name, run):
         flip(run / name, bit)
         assert is_refused(run / name, rows, token), f"bit {bit - 8 * size} from the end"
         flip(run / name, bit)
+
+
+def test_arguments_of_an_earlier_version_are_named_as_today():
+    args = {"action_repeat": 4, "training_wrappers": ("RoadRules",), "patience": 50, "matmul": "onednn"}
+    rules = ("RoadRules", "Patience,frames=200")
+    assert args_of_today(args) == {"action_repeat": 4, "training_wrappers": rules, "matmul": "onednn"}
+    assert args_of_today({"action_repeat": 1, "patience": 0}) == {"action_repeat": 1, "matmul": "mkl"}
 
 
 def test_weights_of_an_earlier_version_are_not_used_with_a_flipped_bit(tmp_path):

@@ -23,7 +23,7 @@ def test_correlated_noise_remembers_its_episode_and_no_other(num_envs, tmp_path,
         tmp_path / "run",
         total_timesteps=30,
         num_envs=num_envs,
-        patience=6,
+        training_wrappers=("Patience,frames=6",),
         updates_per_step=0.0,
         **noise,
     )

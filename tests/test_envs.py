@@ -90,10 +90,10 @@ class Plain(gym.Env):
 stub_numbers = count()
 
 
-def make_stub(patience: int = 0, recipe: dict | None = None, **kwargs):
+def make_stub(recipe: dict | None = None, training_wrappers: tuple[str, ...] = (), **kwargs):
     env_id = f"Stub{next(stub_numbers)}-v0"
     gym.register(env_id, Stub, kwargs=kwargs)
-    return make_env(env_id, **(recipe or {}), patience=patience)
+    return make_env(env_id, **(recipe or {}), training_wrappers=training_wrappers)
 
 
 def play(env, seed: int | None, num_steps: int, action_seed: int = 0) -> tuple[list, list]:
@@ -397,7 +397,7 @@ def test_dm_control_videos_have_the_speed_of_the_simulation():
     ],
 )
 def test_patience_truncates_and_never_terminates(rewards, length, expected):
-    env = make_stub(patience=3, rewards=rewards, length=length)
+    env = make_stub(training_wrappers=("Patience,frames=3",), rewards=rewards, length=length)
     for _ in range(2):  # the second episode starts a new count
         env.reset()
         for step in count(1):  # noqa: B007
@@ -465,7 +465,15 @@ def test_the_road_s_rules_end_an_episode_that_is_lost_or_stuck():
 
 
 @pytest.mark.parametrize(
-    "text", ["Nothing", "nowhere:Wrapper", "RoadRules", "Patience,frames=", "Patience,no_such=1"]
+    "text",
+    [
+        "Nothing",
+        "nowhere:Wrapper",
+        "RoadRules",
+        "Patience,frames=",
+        "Patience,frames=0",
+        "Patience,no_such=1",
+    ],
 )
 def test_a_training_wrapper_that_cannot_be_used_is_named(text):
     with pytest.raises(InputError, match=f"--training-wrappers {text} cannot be used"):
@@ -518,7 +526,7 @@ SNAPSHOTS = [
     ("LunarLander-v3", {}, 150),
     ("LunarLander-v3", {"action_set": "native"}, 20),  # Discrete actions
     ("Hopper-v5", {}, 40),
-    ("CarRacing-v3", {"action_repeat": 4, "patience": 5}, 20),
+    ("CarRacing-v3", {"action_repeat": 4, "training_wrappers": ("Patience,frames=20",)}, 20),
     (WALKER, {"action_repeat": 40}, 12),  # episodes of 25 agent steps
     (WALKER, {"obs": "pixels", "action_repeat": 40}, 12),
     (
@@ -604,7 +612,7 @@ def test_what_came_back_earlier_does_not_change_in_the_next_step():
 
 
 def test_replaying_an_episode_draws_only_what_the_stack_still_shows(monkeypatch):
-    args = Args(env_id="CarRacing-v3", frame_stack=3, patience=0)
+    args = Args(env_id="CarRacing-v3", frame_stack=3)
     envs, resumed = make_vector_env(args), make_vector_env(args)
     envs.reset()
     for _ in range(10):

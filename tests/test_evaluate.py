@@ -134,7 +134,7 @@ def test_frames_that_were_scaled_are_told(tmp_path):
         env_id="CarRacing-v3",
         total_timesteps=20,
         image_size=36,
-        patience=5,
+        training_wrappers=("Patience,frames=5",),
         buffer_size=500,
     )
     policy = load_policy(tmp_path / "run", device="cpu")

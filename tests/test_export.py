@@ -16,7 +16,13 @@ onnxruntime = pytest.importorskip("onnxruntime")
 TASKS = {
     "state": {"env_id": "Pendulum-v1", "total_timesteps": 200},
     "pixels": PIXELS
-    | {"total_timesteps": 60, "patience": 10, "image_size": 36, "learning_starts": 20, "num_steps": 16},
+    | {
+        "total_timesteps": 60,
+        "training_wrappers": ("Patience,frames=10",),
+        "image_size": 36,
+        "learning_starts": 20,
+        "num_steps": 16,
+    },
 }
 OTHER_FORMS = [  # what the algorithms can be that the runs above are not
     ("ppo_continuous", "state", {"normalize": False, "action_distribution": "beta"}),

@@ -75,7 +75,7 @@ def test_it_trains_and_resumes_bit_for_bit(script, name, tmp_path):
 def test_grid_worlds_of_gymnasium_resume(script, name, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "CUT_STEPS", (40, 80))
     newest = max(env_id for env_id in gym.registry if env_id.startswith(f"{name}-v"))
-    changes = {"env_id": newest, "patience": 20}
+    changes = {"env_id": newest, "training_wrappers": ("Patience,frames=20",)}
     train(script, tmp_path / "grown", total_timesteps=75, **changes)
     resume(script, tmp_path / "grown", total_timesteps=110)
     train(script, tmp_path / "direct", total_timesteps=110, **changes)

@@ -35,7 +35,13 @@ def test_an_update_ends_when_the_policy_has_moved_too_far(tmp_path):
 
 
 def test_statistics_are_shared_by_environments_and_evaluation_reads_them(tmp_path):
-    train("ppo_continuous", tmp_path / "run", total_timesteps=300, num_envs=2, patience=20)
+    train(
+        "ppo_continuous",
+        tmp_path / "run",
+        total_timesteps=300,
+        num_envs=2,
+        training_wrappers=("Patience,frames=20",),
+    )
     state = checkpoint(tmp_path / "run")["agent"]
     rows = checkpoint(tmp_path / "run")["global_step"] - 300 % 64
     assert state["obs_statistics.mean"].shape == (3,)

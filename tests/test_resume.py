@@ -94,7 +94,7 @@ def test_a_grown_run_equals_a_longer_one(script, num_envs, episodes, tmp_path):
     # After its last step an environment waits for its reset: Gymnasium keeps
     # that flag where no snapshot reaches it.
     # Pendulum never rewards: all training episodes are 40 steps long
-    short = {"num_envs": num_envs, "patience": 40}
+    short = {"num_envs": num_envs, "training_wrappers": ("Patience,frames=40",)}
     steps, more = int(40 * num_envs * episodes), 100 * num_envs
     train(script, tmp_path / "grown", total_timesteps=steps, **short)
     assert {env["ended"] for env in checkpoint(tmp_path / "grown")["envs"]} == {episodes == 3}

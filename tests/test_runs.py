@@ -474,7 +474,14 @@ def test_updates_per_transition_do_not_depend_on_num_envs(
     sample = buffer.sample
     monkeypatch.setattr(buffer, "sample", lambda *args, **kwargs: draws.append(1) or sample(*args, **kwargs))
     ratio = {"updates_per_step": updates_per_step, "learning_starts": 60}
-    train(script, tmp_path / "run", total_timesteps=120, num_envs=num_envs, patience=10, **ratio)
+    train(
+        script,
+        tmp_path / "run",
+        total_timesteps=120,
+        num_envs=num_envs,
+        training_wrappers=("Patience,frames=10",),
+        **ratio,
+    )
     state = checkpoint(tmp_path / "run")
     assert state["num_updates"] == len(draws) == int((state["global_step"] - 60) * updates_per_step)
     assert float(read_csv(tmp_path / "run" / "evaluations.csv")[-1]["length_mean"]) == 200, (
@@ -495,7 +502,13 @@ def test_ends_are_stored_as_the_environment_told_them(script, tmp_path):
 
 
 def test_episodes_of_several_environments_are_logged(tmp_path):
-    train(SCRIPTS[0], tmp_path / "run", total_timesteps=1002, num_envs=3, patience=100)
+    train(
+        SCRIPTS[0],
+        tmp_path / "run",
+        total_timesteps=1002,
+        num_envs=3,
+        training_wrappers=("Patience,frames=100",),
+    )
     (row,) = read_csv(tmp_path / "run" / "progress.csv")
     assert (row["charts/episodes"], float(row["charts/episodic_length"])) == ("9", 100)
     assert math.isfinite(float(row["charts/episodic_return"]))
@@ -510,7 +523,9 @@ def test_a_period_is_met_at_the_first_step_after_it_whatever_the_stride(stride):
 
 @pytest.mark.parametrize("script", having("buffer_size"))
 def test_a_step_that_only_resets_is_not_counted(script, tmp_path):
-    train(script, tmp_path / "run", total_timesteps=150, num_envs=2, patience=20)
+    train(
+        script, tmp_path / "run", total_timesteps=150, num_envs=2, training_wrappers=("Patience,frames=20",)
+    )
     state = checkpoint(tmp_path / "run")
     final = replay(tmp_path / "run")["final"]
     assert final.sum() == 2 * 3  # episodes of 20 steps; the last reset is still due

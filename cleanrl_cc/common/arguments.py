@@ -52,9 +52,8 @@ class RunArgs:
     grayscale: bool = True
     """one gray channel per frame instead of RGB"""
     training_wrappers: tuple[str, ...] = ()
-    """wrappers of training environments alone, innermost first: RoadRules, or module:Class,argument=1.5"""
-    patience: Steps = 0
-    """agent steps without a positive reward after which a training episode is truncated; 0: never"""
+    """wrappers of training environments alone, innermost first: RoadRules, Patience,frames=200 (which ends
+    episodes without reward), or module:Class,argument=1.5"""
 
     # Machine
     device: str = "auto"

@@ -115,9 +115,17 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
             f"not with {algorithm}.py."
         )
     if isinstance(checkpoint["args"], dict):
-        # what computed the runs from before there was a choice
-        checkpoint["args"].setdefault("matmul", "mkl")
+        checkpoint["args"] = args_of_today(checkpoint["args"])
     return checkpoint
+
+
+def args_of_today(args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a run, also of one that an earlier version began, as this version names them."""
+    args = {"matmul": "mkl"} | args  # it computed everything before there was a choice
+    if patience := args.pop("patience", 0):  # counted agent steps
+        patient = f"Patience,frames={patience * args['action_repeat']}"
+        args["training_wrappers"] = (*args.get("training_wrappers", ()), patient)
+    return args
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]):

@@ -5,7 +5,7 @@ images, whose actions are Discrete or a Box of [-1, 1], and whose episodes can b
 middle. Nothing here knows an algorithm. The order of the wrappers, from the inside:
 
     gym.make -> training wrappers -> Checked -> actions in [-1, 1] -> ActionRepeat
-        -> StateObservation or PixelObservation -> Patience -> Episodes
+        -> StateObservation or PixelObservation -> Episodes
 
 An environment is known by its class, and our wrappers by reference: the names of attributes are the user's.
 """
@@ -68,7 +68,6 @@ def make_env(
     grayscale: bool = True,
     *,
     training_wrappers: tuple[str, ...] = (),
-    patience: int = 0,
     render_mode: str | None = None,
     seed: tuple[int, ...] = (0,),
 ) -> Episodes:
@@ -84,8 +83,6 @@ def make_env(
         frame_stack, image_size, grayscale: shape of pixel observations, uint8
             (frame_stack * C, image_size, image_size).
         training_wrappers: what `apply_wrapper` takes, the innermost first. For training only.
-        patience: end an episode as truncated after so many agent steps without a positive
-            reward; 0 never does. For training only.
         render_mode: what `render()` returns, None where nobody calls it.
         seed: entropy of the seeds that `reset()` without a seed draws.
 
@@ -135,11 +132,10 @@ def make_env(
         env = ActionRepeat(env, action_repeat)
     if picture or obs == "pixels":
         frames = _frames(env, picture, image_size, training)
-        seen = PixelObservation(env, *frames, frame_stack, image_size, grayscale)
+        env = PixelObservation(env, *frames, frame_stack, image_size, grayscale)
     else:
-        seen = StateObservation(env)
-    env = Patience(seen, patience) if patience else seen
-    return Episodes(env, seed, env_id, seen, training)
+        env = StateObservation(env)
+    return Episodes(env, seed, env_id, training)
 
 
 def _make(spec: gym.envs.registration.EnvSpec, env_id: str, kwargs: dict, renders: bool) -> gym.Env:
@@ -194,14 +190,14 @@ def _frames(env: gym.Env, picture: Picture | None, size: int, training: list[gym
     if not is_car_racing(base):
         return picture.frames, lambda: None, source, picture.num_frames
     # Drawn once per agent step, instead of at every physics step, unless a user's wrapper may look at it
-    base.render_observation = not all(isinstance(wrapper, RoadRules) for wrapper in training)
+    base.render_observation = not all(isinstance(wrapper, Patience | RoadRules) for wrapper in training)
     if base.render_observation:
         return lambda obs: [car_racing_view(obs)], lambda: None, source, 1
     return lambda obs: [car_racing_view(base.draw())], lambda: None, source, 1
 
 
 def apply_wrapper(env: gym.Env, text: str) -> gym.Env:
-    """`env` in the wrapper that `text` names: RoadRules or module:Class, and after commas arguments, as in
+    """`env` in the wrapper that `text` names: one of ours or module:Class, and after commas arguments, as in
     RoadRules,speed_limit=60. Raises InputError where there is none, or it takes no such argument."""
     name, *pairs = text.split(",")
     module, _, class_name = (name if ":" in name else f"{wrappers.__name__}:{name}").rpartition(":")
@@ -213,7 +209,7 @@ def apply_wrapper(env: gym.Env, text: str) -> gym.Env:
     except (Exception, SystemExit) as error:  # whatever a user's module raises
         raise InputError(
             f"--training-wrappers {text} cannot be used ({describe(error)}): "
-            "write module:Class or module:Class,argument=1.5, or our RoadRules."
+            "write RoadRules, Patience,frames=200, module:Class or module:Class,argument=1.5."
         ) from error
     for space in ("observation_space", "action_space"):
         if getattr(wrapped, space) != getattr(env, space):
@@ -247,8 +243,7 @@ def make_vector_env(args, continuous: bool = False) -> GroupedVectorEnv:
     Raises:
         InputError: as `make_env`; or discrete actions where `continuous` ones are needed.
     """
-    training = {"training_wrappers": args.training_wrappers, "patience": args.patience}
-    make = partial(make_env, **recipe(args), **training)
+    make = partial(make_env, **recipe(args), training_wrappers=args.training_wrappers)
     env_fns = [partial(make, seed=(args.seed, index)) for index in range(args.num_envs)]
     envs = GroupedVectorEnv(
         env_fns, min(args.num_envs, usable_cores()), partial(_start_method, args.obs), args.seed

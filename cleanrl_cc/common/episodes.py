@@ -11,7 +11,7 @@ import numpy as np
 from numpy import vdot
 
 from cleanrl_cc.common.errors import InputError, describe
-from cleanrl_cc.common.observations import PixelObservation, StateObservation
+from cleanrl_cc.common.observations import PixelObservation
 
 EPISODE = "cleanrl_cc/episode"  # key of what is known of an ended episode; a user's own "episode" stays
 LARGEST = float(np.finfo(np.float32).max)
@@ -40,7 +40,6 @@ class Episodes(gym.Wrapper):
     Args:
         entropy: of the seeds; its last number is the environment's place in the vector.
         name: what the user calls the environment.
-        seen: the wrapper that makes what the agent sees; a replay draws only what is still to be seen.
         training: the training wrappers, of which those with `state_dict()` and `load_state_dict(state)` learn
             from one episode for the next.
     """
@@ -52,14 +51,13 @@ class Episodes(gym.Wrapper):
         env: gym.Env,
         entropy: tuple[int, ...],
         name: str | None = None,
-        seen: StateObservation | PixelObservation | None = None,
         training: Sequence[gym.Wrapper] = (),
     ):
         super().__init__(env)
         self.entropy = entropy
         self.name = name or str(env.spec and env.spec.id)
-        self.seen = seen
-        self.pixels = seen if isinstance(seen, PixelObservation) else None
+        # a replay draws only what is still to be seen
+        self.pixels = env if isinstance(env, PixelObservation) else None
         self.learners = [wrapper for wrapper in training if hasattr(type(wrapper), "load_state_dict")]
         self.learned = []  # their states, as of the beginning of the episode
         self.is_uint8 = env.observation_space.dtype == np.uint8
@@ -132,7 +130,7 @@ class Episodes(gym.Wrapper):
 
     def describe(self) -> str:
         """What the agent sees, for a line at the start."""
-        return self.seen.describe()
+        return self.env.describe()
 
     # Snapshots
 

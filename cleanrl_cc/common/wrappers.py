@@ -76,26 +76,24 @@ class ActionRepeat(gym.Wrapper):
 
 
 class Patience(gym.Wrapper):
-    """Truncates an episode after `patience` agent steps in a row without a positive reward."""
+    """Truncates an episode after `frames` environment steps in a row without a positive reward; by
+    `--training-wrappers Patience,frames=200`."""
 
-    def __init__(self, env: gym.Env, patience: int):
+    def __init__(self, env: gym.Env, frames: int):
         super().__init__(env)
-        self.patience = patience
+        if not isinstance(frames, int) or frames < 1:
+            raise TypeError(f"frames is a count of at least 1, not {frames!r}")
+        self.frames = frames
 
     def reset(self, **kwargs):
-        self.barren_steps = 0
+        self.barren_frames = 0
         return self.env.reset(**kwargs)
 
     def step(self, action):
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self.barren_steps = 0 if float(reward) > 0 else self.barren_steps + 1
-        return (
-            obs,
-            reward,
-            terminated,
-            truncated or (not terminated and self.barren_steps >= self.patience),
-            info,
-        )
+        self.barren_frames = 0 if float(reward) > 0 else self.barren_frames + 1
+        hopeless = not terminated and self.barren_frames >= self.frames
+        return obs, reward, terminated, truncated or hopeless, info
 
 
 class RoadRules(gym.Wrapper):
