@@ -60,9 +60,9 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
     if device.type == "cuda":
         torch.set_float32_matmul_precision("medium")  # TF32
     else:
-        args.matmul = choose_matmul(
-            args.matmul, [(rows, args.hidden_dim, args.hidden_dim) for rows in batch_sizes]
-        )
+        # what is faster for 4,096 rows is faster for more, which might not fit
+        products = [(min(rows, 4096), args.hidden_dim, args.hidden_dim) for rows in batch_sizes]
+        args.matmul = choose_matmul(args.matmul, products)
     torch.backends.cudnn.deterministic = True
     keep_pages()
     return device
