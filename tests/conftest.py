@@ -7,6 +7,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 import gymnasium as gym
 import numpy as np
+import odd_envs
 import pytest
 import torch
 from gymnasium.spaces import Box
@@ -26,6 +27,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
                         reason="dm_control is not installed: labmaze has no wheel for Python 3.13"
                     )
                 )
+
+
+@pytest.fixture(autouse=True)
+def fresh_counts(monkeypatch):
+    """The environments of `odd_envs.py` count steps and resets from the beginning of each test."""
+    for kind in vars(odd_envs).values():
+        for name in ("steps", "resets"):
+            if isinstance(kind, type) and name in vars(kind):
+                monkeypatch.setattr(kind, name, 0)
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr("cleanrl_cc.common.envs.usable_cores", lambda: 2)
 
 
 class Counting(gym.Env):

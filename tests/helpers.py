@@ -129,6 +129,18 @@ def start(
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes | options)
 
 
+def run_python(code: str, **variables) -> subprocess.CompletedProcess:
+    """In a process of its own, with these variables and no other that chooses a
+    rendering back end: one is chosen once."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "CLEANRL_CC_GL")
+    }
+    environment |= variables | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
 def stop(
     process: subprocess.Popen, number: signal.Signals, file: Path, whole_group: bool = False
 ) -> tuple[int, str]:

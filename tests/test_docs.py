@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 import tyro
-from helpers import load_benchmark, needs_results
+from helpers import ROOT, load_benchmark, needs_results
 from mkdocs.exceptions import PluginError
 
 from cleanrl_cc.common.arguments import parse_args
 from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import Options
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 

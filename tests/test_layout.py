@@ -1,4 +1,4 @@
-"""What may import what, what a line may hold, and how long and wide a file may be, read off the sources."""
+"""Imports, the length and width of files and lines, and what scripts share, read off the sources."""
 
 import ast
 import re
@@ -7,8 +7,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, load_script
 from helpers import SCRIPTS as ALGORITHMS
+
+from cleanrl_cc.common import arguments
 
 PACKAGE = ROOT / "cleanrl_cc"
 SCRIPTS = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
@@ -140,3 +142,79 @@ def test_helpers_are_short(path):
 def test_lines_are_at_most_110_columns_wide(path):
     wide = [number for number, line in enumerate(path.read_text().splitlines(), start=1) if len(line) > 110]
     assert wide == []
+
+
+# --- what the scripts share ---
+
+
+SOURCES = {path.stem: path.read_text() for path in sorted((ROOT / "cleanrl_cc").glob("*.py"))}
+SOURCES = {
+    name: text
+    for name, text in SOURCES.items()
+    if "# --- arguments ---" in text and "PRESETS" in text and "class Args" in text
+}
+
+
+def test_every_script_is_tested():
+    assert set(ALGORITHMS) == set(SOURCES)
+
+
+@pytest.mark.parametrize("name", [*SOURCES, "common/arguments"])
+def test_every_argument_is_explained(name):
+    source = (ROOT / "cleanrl_cc" / f"{name}.py").read_text()
+    body = next(
+        node.body
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name in ("Args", "RunArgs")
+    )
+    if name == "common/arguments":
+        del body[0]  # its docstring
+    for field, text in zip(body[::2], body[1::2], strict=True):
+        assert isinstance(field, ast.AnnAssign)
+        assert isinstance(text, ast.Expr) and isinstance(text.value.value, str), (
+            f"{field.target.id} has no docstring"
+        )
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_scripts_share_run_fields(name):
+    inherited, own = arguments.RunArgs.__annotations__, load_script(name).Args.__annotations__
+    assert issubclass(load_script(name).Args, arguments.RunArgs) and not inherited.keys() & own.keys()
+
+
+OFF_POLICY = ("sac_drq", "td3", "ddpg", "dqn_atari_style", "rainbow")
+
+
+SHARED = {
+    name: OFF_POLICY
+    for name in ("Encoder", "ReplayBuffer.size", "ReplayBuffer._stacks", "ReplayBuffer._gather")
+}
+SHARED |= {name: OFF_POLICY[:3] for name in ("Batch", "ReplayBuffer", "trunk", "Agent.random_shift")}
+SHARED |= {"ReplayBuffer.arrays": OFF_POLICY[:4]}
+
+
+def definition(script: str, name: str) -> str:
+    """The text of a class, a function, or a `Class.method`."""
+    body = ast.parse(SOURCES[script]).body
+    for part in name.split("."):
+        node = next(node for node in body if getattr(node, "name", None) == part)
+        body = node.body
+    return ast.get_source_segment(SOURCES[script], node)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_scripts_share_is_the_same_text(name):
+    # What test_buffers.py proves of sac_drq.py's buffer and random shift then holds for td3.py and ddpg.py.
+    first, *others = (definition(script, name) for script in SHARED[name])
+    assert all(other == first for other in others)
+
+
+def test_all_scripts_act_count_evaluate_and_checkpoint_alike():
+    ends = {re.search(r"\n        # 6\. .*", text, re.DOTALL).group() for text in SOURCES.values()}
+    begins = {
+        re.search(r"\n    run = run_class.*# 1\. act", text, re.DOTALL).group() for text in SOURCES.values()
+    }
+    assert len(ends) == len(begins) == 1
+    act = "def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:"
+    for line in (act, "int(np.sum(~autoreset))", "autoreset = terminations | truncations"):
+        assert all(line in text for text in SOURCES.values())

@@ -6,7 +6,6 @@ import shlex
 import signal
 import tarfile
 
-import psutil
 import pytest
 import torch
 from helpers import (
@@ -26,7 +25,6 @@ from helpers import (
 )
 
 from cleanrl_cc.common.checkpoints import save_checkpoint
-from cleanrl_cc.common.runs import Run
 from cleanrl_cc.common.tables import read_csv
 
 # Long enough that the process still trains when the signal arrives, which is
@@ -195,21 +193,6 @@ def test_a_log_line_after_a_resume_has_the_losses_of_the_last_update(tmp_path):
     )
 
 
-def test_a_signal_after_the_save_of_its_step_is_saved_with_the_next(tmp_path, monkeypatch):
-    save = Run.save
-
-    def signal_arrives_late(run, global_step, *rest):
-        save(run, global_step, *rest)
-        if global_step == 60:
-            run.stop_signal = signal.SIGTERM
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
-        patch.setattr(Run, "save", signal_arrives_late)
-        train(SCRIPTS[0], tmp_path / "run", checkpoint_frequency=60)
-    assert caught.value.code == 128 + signal.SIGTERM
-    assert checkpoint(tmp_path / "run")["global_step"] == 61
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize(
     "watched",
@@ -219,10 +202,3 @@ def test_watching_a_run_does_not_change_it(script, watched, tmp_path):
     train(script, tmp_path / "plain", total_timesteps=250)
     train(script, tmp_path / "watched", total_timesteps=250, **watched)
     assert_same_training(tmp_path / "plain", tmp_path / "watched")
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_no_process_is_left_after_a_run(script, tmp_path):
-    before = set(psutil.Process().children(recursive=True))
-    train(script, tmp_path / "run", num_envs=3)
-    assert set(psutil.Process().children(recursive=True)) <= before

@@ -14,6 +14,7 @@ from helpers import (
     checkpoint,
     command_line,
     flags,
+    having,
     load_script,
     parse,
     replay,
@@ -21,6 +22,7 @@ from helpers import (
     train,
 )
 
+from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.tables import read_csv
 
 VECTOR = {"total_timesteps": 1100}
@@ -200,16 +202,52 @@ def test_compiled_updates_equal_eager_ones(script, tmp_path):
         torch.testing.assert_close(compiled["agent"][name], tensor, atol=1e-5, rtol=1e-4)
 
 
-def test_evaluations_of_sac_play_the_average_of_its_policies(tmp_path):
-    train("sac_drq", tmp_path / "run", **VECTOR, policy_average=0.5)
-    saved = checkpoint(tmp_path / "run")
-    script = load_script("sac_drq")
-    agent = script.Agent(
-        script.Args(**saved["args"]), Box(-1, 1, (3,)), Box(-1, 1, (1,)), torch.device("cpu")
+# --- what is counted and stored ---
+
+
+@pytest.mark.parametrize("script", having("updates_per_step"))
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("updates_per_step", [0.25, 1.5])
+def test_updates_per_transition_do_not_depend_on_num_envs(
+    script, num_envs, updates_per_step, tmp_path, monkeypatch
+):
+    buffer, draws = load_script(script).ReplayBuffer, []
+    sample = buffer.sample
+    monkeypatch.setattr(buffer, "sample", lambda *args, **kwargs: draws.append(1) or sample(*args, **kwargs))
+    ratio = {"updates_per_step": updates_per_step, "learning_starts": 60}
+    train(
+        script,
+        tmp_path / "run",
+        total_timesteps=120,
+        num_envs=num_envs,
+        training_wrappers=("Patience,frames=10",),
+        **ratio,
     )
-    agent.load_state_dict(saved["agent"])
-    obs = np.ones((1, 3), np.float32)
-    mean, _ = agent.actor(torch.as_tensor(obs))
-    average, _ = agent.average(torch.as_tensor(obs))
-    assert agent.act(obs, deterministic=True) == torch.tanh(average).detach().numpy()
-    assert 0 < abs(mean - average).item() < 0.5
+    state = checkpoint(tmp_path / "run")
+    assert state["num_updates"] == len(draws) == int((state["global_step"] - 60) * updates_per_step)
+    assert float(read_csv(tmp_path / "run" / "evaluations.csv")[-1]["length_mean"]) == 200, (
+        "patience is for training only"
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ends_are_stored_as_the_environment_told_them(script, tmp_path):
+    # PPO: no update empties it
+    train(script, tmp_path / "run", env_id="conftest:CountingState-v0", total_timesteps=40, num_steps=200)
+    rows = replay(tmp_path / "run")
+    env = make_env("conftest:CountingState-v0", seed=(1, 0))
+    env.reset()
+    ends = [env.step(np.zeros(2, np.float32))[2:4] for _ in rows["final"]]
+    assert np.array_equal(np.stack([rows["terminations"], rows["truncations"]], axis=-1)[:, 0], ends)
+    assert rows["terminations"].any() and (rows["truncations"] & ~rows["terminations"]).any()
+
+
+@pytest.mark.parametrize("script", having("buffer_size"))
+def test_a_step_that_only_resets_is_not_counted(script, tmp_path):
+    train(
+        script, tmp_path / "run", total_timesteps=150, num_envs=2, training_wrappers=("Patience,frames=20",)
+    )
+    state = checkpoint(tmp_path / "run")
+    final = replay(tmp_path / "run")["final"]
+    assert final.sum() == 2 * 3  # episodes of 20 steps; the last reset is still due
+    assert final.size - final.sum() == state["global_step"]

@@ -1,8 +1,10 @@
 """CSV files: what is torn, filled with NULs or foreign is set aside, and the rest is kept."""
 
+import psutil
 import pytest
-from helpers import checkpoint, contents, resume, train
+from helpers import checkpoint, contents, disk_with_room_for, input_error, resume, train
 
+from cleanrl_cc.common import tables
 from cleanrl_cc.common.tables import cut_csv, read_csv
 
 HEAD = 'global_step,"losses/a, b"\n'
@@ -82,3 +84,37 @@ def test_a_run_goes_on_with_a_damaged_table(name, tail, tmp_path, capsys):
     assert checkpoint(folder)["lines"][name] == 2
     resume("td3", folder, total_timesteps=100)
     assert "damaged" not in capsys.readouterr().err
+
+
+# --- lines that are added ---
+
+
+def test_a_line_is_added_without_reading_the_lines_before(tmp_path):
+    path = tmp_path / "progress.csv"
+    tables.write_csv(path, [{"global_step": step, "losses/a, b": 1.5} for step in range(50_000)])
+    before = psutil.Process().io_counters().read_chars
+    tables.append_csv(path, {"losses/a, b": 2.5, "global_step": 50_000})
+    tables.append_csv(path, {"global_step": 50_001})
+    assert psutil.Process().io_counters().read_chars - before < 100_000 < path.stat().st_size
+    rows = read_csv(path)
+    assert len(rows) == 50_002
+    assert rows[-2:] == [
+        {"global_step": "50000", "losses/a, b": "2.5"},
+        {"global_step": "50001", "losses/a, b": ""},
+    ]
+
+
+def test_a_new_key_is_a_new_column_of_every_line(tmp_path):
+    path = tmp_path / "progress.csv"
+    for row in ({"global_step": 1}, {"global_step": 2, "new": 3.0}):
+        tables.append_csv(path, row)
+    assert path.read_text() == "global_step,new\n1,\n2,3.0\n"
+    tables.write_csv(path, [])  # a resume before the first line
+    tables.append_csv(path, {"global_step": 1})
+    assert path.read_text() == "global_step\n1\n"
+
+
+def test_a_full_disk_ends_a_log_line_in_a_sentence(tmp_path):
+    tables.append_csv(tmp_path / "progress.csv", {"global_step": 1})
+    with disk_with_room_for(4):
+        assert "disk" in input_error(tables.append_csv, tmp_path / "progress.csv", {"global_step": 2})

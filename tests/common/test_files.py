@@ -65,35 +65,6 @@ def test_a_lock_leaves_with_its_process(tmp_path):
     lock.release()  # once more does nothing
 
 
-# --- folders without a checkpoint ---
-
-
-def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path, capsys):
-    folder = tmp_path / "run"
-    died = start("td3", command_line("td3", folder, total_timesteps=10**6))
-    stop(died, signal.SIGKILL, folder / "args.json")
-    assert "--run-name" in input_error(resume, "td3", folder)
-    before = contents(folder)
-    train("td3", folder)
-    assert "had no checkpoint" in capsys.readouterr().err
-    assert contents(tmp_path / "run.stopped-1").keys() == before.keys()
-    assert (folder / "last.pt").exists()
-
-
-def test_an_empty_folder_is_taken(tmp_path):
-    (tmp_path / "run").mkdir()
-    train("td3", tmp_path / "run")
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-def test_a_folder_of_anything_else_is_refused(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "notes.txt").write_text("mine")
-    message = input_error(train, "td3", tmp_path / "run")
-    assert "notes.txt" in message and "--run-name" in message
-    assert contents(tmp_path) == {"run/notes.txt": b"mine"}
-
-
 # --- writing ---
 
 

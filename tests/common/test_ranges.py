@@ -1,14 +1,12 @@
 """The type of a field says what it takes, be it filled by command line, file, checkpoint or Python."""
 
 import math
-import re
-from dataclasses import dataclass
 from typing import get_args, get_type_hints
 
 import pytest
 from helpers import SCRIPTS, flags, input_error, load_script, parse, train
 
-from cleanrl_cc.common.arguments import RunArgs, check_args, describe_fields, parse_args
+from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.ranges import Range, expected
 
 KINDS = {script: get_type_hints(load_script(script).Args, include_extras=True) for script in SCRIPTS}
@@ -30,6 +28,8 @@ def args_with(script: str, name: str, value):
 each_field = pytest.mark.parametrize(
     ("script", "name"), [(script, name) for script, kinds in KINDS.items() for name in kinds]
 )
+
+
 each_number = pytest.mark.parametrize(
     ("script", "name", "limits"),
     [
@@ -71,24 +71,6 @@ def test_a_number_is_taken_up_to_its_bounds_and_not_beyond(script, name, limits)
         assert message.startswith(f"--{name.replace('_', '-')} must be ") and repr(value) in message
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_defaults_and_presets_fit_their_types(script):
-    module = load_script(script)
-    for changes in ({}, *module.PRESETS.values()):
-        check_args(module.Args(**changes))
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize(
-    "changes", [{"num_envs": 10**6}, {"hidden_dim": 10**7}, {"gamma": "0.9"}, {"eval_episodes": 0}]
-)
-def test_python_is_checked_like_the_command_line(script, changes, tmp_path):
-    module = load_script(script)
-    args = module.Args(env_id="Pendulum-v1", runs_dir=str(tmp_path / "runs"), **changes)
-    assert next(iter(changes)).replace("_", "-") in input_error(module.train, args)
-    assert not (tmp_path / "runs").exists()
-
-
 def test_a_field_of_your_own_may_have_any_type():
     assert expected({"a": 1}, dict[str, int]) is None
     assert expected((64, 32), tuple[int, int]) is None
@@ -124,48 +106,3 @@ def test_a_resumed_run_may_grow_to_1e3_steps(tmp_path):
     train("ddpg", tmp_path / "run", total_timesteps=60)
     args = parse("ddpg", ["--resume", str(tmp_path / "run"), "--total-timesteps", "1e3"])
     assert args.total_timesteps == 1000 and type(args.total_timesteps) is int
-
-
-# --- how they are explained ---
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_shows_every_field_in_the_group_of_its_comment(script, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")  # a wide terminal shows groups side by side
-    with pytest.raises(SystemExit) as caught:
-        parse(script, ["--help"])
-    assert caught.value.code == 0
-    shown, group = {}, None
-    for line in capsys.readouterr().out.splitlines():  # in boxes where the terminal has Unicode
-        if title := re.match(r"(?:╭─)? (.+) options ", line):
-            group = title[1]
-        elif flag := re.match(r"[│ ] (--[\w-]+)", line):
-            shown[flag[1]] = group
-    described = describe_fields(load_script(script).Args)
-    assert shown == {f"--{name.replace('_', '-')}": group for name, (group, _) in described.items()}
-    assert list(dict.fromkeys(shown.values()))[:4] == ["Run", "Environment", "Machine", "Run folder"]
-
-
-def test_a_field_is_explained_with_the_same_words_in_every_script():
-    words = {}
-    for script in SCRIPTS:
-        for name, (_, text) in describe_fields(load_script(script).Args).items():
-            assert text and text[-1] != ".", f"{script}: {name}"
-            assert words.setdefault(name, text) == text, f"{script}: {name}"
-
-
-@dataclass
-class Copy(RunArgs):
-    """A reader's own Args."""
-
-    # Mine
-    plain: int = 3
-    wide: tuple[int, int] = (1, 2)
-    """two numbers"""
-
-
-def test_a_field_without_a_group_or_a_docstring_is_a_flag_all_the_same():
-    described = describe_fields(Copy)
-    assert described["plain"] == ("Mine", "")
-    args = parse_args(Copy, {}, ["--plain", "5", "--wide", "3", "4"])
-    assert (args.plain, args.wide) == (5, (3, 4))

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
+import odd_envs
 import pytest
-from helpers import SCRIPTS, input_error, train
-from test_runs import disk_with_room_for
+from env_helpers import numbers
+from helpers import SCRIPTS, disk_with_room_for, input_error, train
 
+from cleanrl_cc.common import evaluation
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.episodes import EPISODE
@@ -188,3 +190,44 @@ def test_a_film_on_a_full_disk_ends_in_a_sentence(tmp_path, monkeypatch):
             play_episodes, [env], AGENT, [1], {1: Film(tmp_path / "film.mp4", env, 1)}
         )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name, fps", [("FpsNone", 30), ("GrayFilm", 30), ("Walk", 20)])
+def test_it_is_filmed(name, fps, tmp_path):
+    train("sac_drq", tmp_path / "run", env_id=f"odd_envs:{name}-v0", total_timesteps=10, capture_video=True)
+    (path,) = (tmp_path / "run" / "videos").iterdir()
+    with imageio.get_reader(path) as film:
+        assert film.get_meta_data()["fps"] == fps and film.count_frames() == 30
+
+
+@pytest.mark.parametrize("stated, steps", [(None, 40), (60, 60), (10**9, 80)])
+def test_an_evaluation_without_end_is_cut_and_says_so(stated, steps, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "CUT_STEPS", (40, 80))
+    env_id = f"Endless{next(numbers)}-v0"
+    gym.register(env_id, odd_envs.Endless, max_episode_steps=stated)
+    train("sac_drq", tmp_path / "run", env_id=env_id, total_timesteps=110, eval_episodes=3)
+    (row,) = read_csv(tmp_path / "run" / "evaluations.csv")
+    assert float(row["length_mean"]) == steps
+    if stated == 60:
+        assert "episodes_cut" not in row
+    else:
+        assert row["episodes_cut"] == "3"
+        assert (
+            f"3 of 3 evaluation episodes had not ended and were cut after {steps} steps"
+            in capsys.readouterr().err
+        )
+
+
+@pytest.mark.parametrize("room", [0, 10_000])
+def test_a_full_disk_ends_a_film_in_a_sentence_alone(room, tmp_path, capfd):
+    film = Film(tmp_path / "film.mp4", make_env("Pendulum-v1"), action_repeat=1)
+
+    def write():
+        for frame in np.random.default_rng(1).integers(0, 256, (30, 100, 100, 3), np.uint8):
+            film.add(frame)
+        film.finish()
+
+    with disk_with_room_for(room):
+        assert "disk" in input_error(write)
+    film.discard()
+    assert not (tmp_path / "film.mp4").exists() and capfd.readouterr().err == ""

@@ -4,9 +4,9 @@ are counted as the documentation says."""
 import gymnasium as gym
 import numpy as np
 import pytest
+from env_helpers import assert_identical, check_snapshot, play
 from gymnasium.spaces import Box
 from helpers import input_error
-from test_envs import assert_identical, check_snapshot, play
 
 from cleanrl_cc.common.envs import make_env
 

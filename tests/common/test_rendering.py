@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.rendering import COARSE, PLAIN, FastRenderer, choose_gl_backend, gymnasium_renderer
@@ -13,8 +13,15 @@ from cleanrl_cc.common.rendering import COARSE, PLAIN, FastRenderer, choose_gl_b
 if choose_gl_backend() != "egl":
     pytest.skip("without EGL the libraries draw observations too", allow_module_level=True)
 
+import os
+from types import SimpleNamespace
+
 import mujoco  # chooses its back end when it is imported
+import pytest
+from helpers import run_python
 from mujoco.egl import EGL
+
+from cleanrl_cc.common.rendering import choose_gl_backend
 
 WALKER, HOPPER, CORRIDOR = "dm_control/walker-walk-v0", "Hopper-v5", "cleanrl_cc/CorridorStatic-Ball-v0"
 IDS = [
@@ -170,6 +177,123 @@ def test_what_nobody_closes_is_freed_without_complaints():
         [sys.executable, "-W", "ignore", "-c", code % WALKER],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
     assert done.returncode == 0 and "Error" not in done.stderr and "Exception" not in done.stderr, done.stderr
+
+
+# --- cameras and films ---
+
+
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+@pytest.mark.parametrize(
+    "env_id", ["HalfCheetah-v5", "Walker2d-v5", "Hopper-v5", "Ant-v5", "Humanoid-v5", "HalfCheetah-v4"]
+)
+def test_the_camera_follows_who_runs(env_id, obs):
+    env, pictures = make_env(env_id, obs=obs, frame_stack=1, grayscale=False, render_mode="rgb_array"), []
+    env.reset(seed=1)
+    for distance in (0, 24):  # a multiple of the period of the floor
+        base = env.unwrapped
+        base.set_state(base.init_qpos + distance * np.eye(base.model.nq)[0], base.init_qvel)
+        image = (
+            env.render()
+            if obs == "state"
+            else env.step(np.zeros(env.action_space.shape, np.float32))[0].transpose(1, 2, 0)
+        )
+        pictures.append(image.astype(int))
+    # the floor is green, blue or gray
+    brown = [np.sum(picture[..., 0] - picture[..., 2] > 25) for picture in pictures]
+    assert brown[0] > 20 and 0.5 < brown[1] / brown[0] < 2
+
+
+def test_dm_control_videos_have_the_speed_of_the_simulation():
+    walker = make_env(WALKER, render_mode="rgb_array")
+    cartpole = make_env("dm_control/cartpole-swingup-v0")
+    assert walker.metadata["render_fps"] == 40  # control time steps of 0.025 and 0.01 seconds
+    assert cartpole.metadata["render_fps"] == 100
+    walker.reset(seed=1)
+    assert walker.render().shape == (240, 320, 3)
+
+
+MINE = {
+    "gymnasium": "from gymnasium.envs.mujoco.hopper_v5 import HopperEnv as Base; arguments = ()",
+    "dm_control": "from dm_control import suite; arguments = [suite.load('cartpole', 'balance')]; "
+    "from shimmy.dm_control_compatibility import DmControlCompatibilityV0 as Base",
+}
+
+
+SUBCLASS = """
+import gymnasium
+class Mine(Base):
+    def __init__(self, **kwargs):
+        super().__init__(*arguments, **kwargs)
+gymnasium.register("Mine-v0", Mine, max_episode_steps=5)
+"""
+
+
+@pytest.mark.parametrize("library", MINE)
+@pytest.mark.parametrize("fields", [{"obs": "pixels"}, {"render_mode": "rgb_array"}], ids=str)
+def test_a_subclass_of_a_mujoco_environment_draws_without_a_screen(library, fields, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE[library] + SUBCLASS)
+    code = (
+        f"from cleanrl_cc.common.envs import make_env; env = make_env('mine:Mine-v0', **{fields}); "
+        "obs, _ = env.reset(seed=1); picture = env.render() if env.render_mode else obs; "
+        "assert picture.dtype == 'uint8' and picture.std() > 1"
+    )
+    hidden = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "CLEANRL_CC_GL", "DISPLAY", "WAYLAND_DISPLAY")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# --- back ends ---
+
+
+def test_the_gl_backend_is_probed_once_and_told_to_workers():
+    code = (
+        "import os, cleanrl_cc.common.rendering as r; backend = r.choose_gl_backend(); r.subprocess = None; "
+        "assert r.choose_gl_backend() == backend; "
+        "assert os.environ['MUJOCO_GL'] == os.environ['CLEANRL_CC_GL'] == backend; print(backend)"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("egl", "osmesa")
+    assert f"MuJoCo renders with {done.stdout.strip()}" in done.stderr
+    # a worker need not probe
+    assert run_python(code, CLEANRL_CC_GL="osmesa", MUJOCO_GL="osmesa").stdout.strip() == "osmesa"
+
+
+def test_egl_is_tried_before_osmesa_and_software_is_told(monkeypatch, capsys):
+    tried = []
+
+    def probe(command, env, **_):
+        tried.append(env["MUJOCO_GL"])
+        return SimpleNamespace(returncode=len(tried) < 2, stdout="llvmpipe (LLVM 15)\n")
+
+    monkeypatch.setattr("cleanrl_cc.common.rendering.subprocess", SimpleNamespace(run=probe))
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.setenv("CLEANRL_CC_GL", "")
+    assert choose_gl_backend() == "osmesa" and tried == ["egl", "osmesa"]
+    assert "software rendering" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", WALKER])
+def test_without_opengl_pixels_are_refused_in_one_sentence(env_id):
+    done = run_python(
+        f"from cleanrl_cc.common.envs import make_env; make_env({env_id!r}, obs='pixels')",
+        MUJOCO_GL="nonsense",
+    )
+    assert done.returncode == 1
+    assert "off-screen OpenGL" in done.stderr and "libegl1" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", WALKER])
+def test_without_opengl_states_still_work(env_id):
+    code = (
+        f"from cleanrl_cc.common.envs import make_env; env = make_env({env_id!r}); "
+        "env.reset(); env.step(env.action_space.sample())"
+    )
+    done = run_python(code, MUJOCO_GL="nonsense")
+    assert done.returncode == 0, done.stderr

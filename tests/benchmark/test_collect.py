@@ -1,0 +1,80 @@
+"""What is copied of a run, and what is not."""
+
+import json
+
+import pytest
+from helpers import ROOT, load_benchmark, train
+
+from cleanrl_cc.common.checkpoints import load_checkpoint
+from cleanrl_cc.evaluate import Options, evaluate
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (
+            "python /home/me/cleanrl_cc/cleanrl_cc/td3.py --runs-dir /data/runs/x",
+            "python cleanrl_cc/td3.py --runs-dir runs/x",
+        ),
+        (
+            '{"resume": "/data/elsewhere/seed-1", "env_id": "dm_control/a"}',
+            '{"resume": "seed-1", "env_id": "dm_control/a"}',
+        ),
+        (
+            "python cleanrl_cc/td3.py --run-name td3/a/seed-1",
+            "python cleanrl_cc/td3.py --run-name td3/a/seed-1",
+        ),
+    ],
+)
+def test_paths_of_this_machine_are_left_out(text, expected):
+    assert load_benchmark("collect").without_machine_paths(text) == expected
+
+
+def test_no_committed_result_names_a_machine_path():
+    for path in (ROOT / "benchmark" / "results").rglob("*.json"):
+        assert load_benchmark("collect").without_machine_paths(path.read_text()) == path.read_text(), path
+
+
+def test_a_run_is_collected_and_its_exported_policy_scores_the_same(tmp_path):
+    folder = tmp_path / "runs" / "ablation-a" / "LunarLander-v3" / "seed-7"
+    changes = {"env_id": "LunarLander-v3", "seed": 7, "eval_frequency": 150, "runs_dir": tmp_path / "runs"}
+    train("sac_drq", folder, **changes, run_name="ablation-a/LunarLander-v3/seed-7")
+    collect, zoo = load_benchmark("collect"), load_benchmark("zoo")
+    target = collect.collect(folder, collect.Options((folder,), episodes=2, results=tmp_path / "results"))
+    assert target == tmp_path / "results" / "ablation-a" / "LunarLander-v3" / "seed-7"
+    assert str(tmp_path) not in "".join(path.read_text() for path in target.iterdir())
+    best = load_checkpoint(folder / "best.pt")
+    scores = {path.name: json.loads(path.read_text()) for path in target.glob("episodes-*.json")}
+    assert set(scores) == {f"episodes-{best['global_step']}.json", "episodes-300.json"}
+    variant = collect.collect(
+        folder, collect.Options((folder,), name="sac_drq-b", results=tmp_path / "results")
+    )
+    assert variant == tmp_path / "results" / "sac_drq-b" / "LunarLander-v3" / "seed-7"
+
+    options = zoo.Options(episodes=2, zoo=tmp_path / "zoo", table=tmp_path / "zoo.md")
+    zoo.export(best, options)
+    zoo.write_table(options)
+    exported = load_checkpoint(tmp_path / "zoo" / "sac_drq-LunarLander-v3.pt")
+    assert set(exported) == {"algorithm", "args", "recipe", "global_step", "agent"}
+    assert str(tmp_path) not in repr(exported)
+    score = evaluate(
+        Options(checkpoint=str(tmp_path / "zoo" / "sac_drq-LunarLander-v3.pt"), episodes=2, device="cpu")
+    )
+    assert score["episodes"] == scores[f"episodes-{best['global_step']}.json"]["episodes"]
+    assert f"| {score['return_mean']:,.1f} |" in (tmp_path / "zoo.md").read_text()
+
+
+def test_scores_stay_with_the_run_that_they_are_of(tmp_path):
+    collect, run = load_benchmark("collect"), tmp_path / "run"
+    options = collect.Options((run,), results=tmp_path / "results")
+    run.mkdir()
+    (run / "args.json").write_text(
+        json.dumps({"algorithm": "td3", "args": {"env_id": "My-v0", "seed": 1, "run_name": None}})
+    )
+    for evaluations, kept in [("1000,7\n", False), ("1000,7\n2000,8\n", True), ("1000,6\n2000,8\n", False)]:
+        (run / "evaluations.csv").write_text("global_step,return_mean\n" + evaluations)
+        target = collect.collect(run, options)
+        assert (target / "episodes-1000.json").exists() == kept, (
+            "a run that went on keeps its scores, another's are none of its"
+        )
+        (target / "episodes-1000.json").write_text("{}")

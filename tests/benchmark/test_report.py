@@ -1,0 +1,94 @@
+"""The report rebuilt is the one committed, and says what the files of results say."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+from helpers import ROOT, load_benchmark, needs_results
+
+RESULTS = ROOT / "benchmark" / "results"
+
+
+@needs_results
+def test_the_report_rebuilt_is_the_one_committed(tmp_path):
+    report = load_benchmark("report")
+    readme = Path(shutil.copy(ROOT / "README.md", tmp_path))
+    report.write_report(report.Options(out=tmp_path, readme=readme))
+    assert readme.read_bytes() == (ROOT / "README.md").read_bytes(), "run benchmark/report.py"
+    assert (tmp_path / "benchmarks.md").read_bytes() == (ROOT / "docs" / "benchmarks.md").read_bytes(), (
+        "run benchmark/report.py"
+    )
+    curves, committed = tmp_path / "assets" / "curves", ROOT / "docs" / "assets" / "curves"
+    assert sorted(path.name for path in curves.iterdir()) == sorted(path.name for path in committed.iterdir())
+    for curve in curves.iterdir():
+        old = (committed / curve.name).read_bytes()
+        if (
+            re.search(rb"Matplotlib v[\d.]+", old)[0]
+            == re.search(rb"Matplotlib v[\d.]+", curve.read_bytes())[0]
+        ):
+            assert curve.read_bytes() == old, f"run benchmark/report.py: {curve.name} differs"
+
+
+def write_result(folder: Path, seed: int, returns: list[float], total_timesteps: int):
+    """Of a run that was evaluated every 1,000 steps, each of which took 0.36 seconds."""
+    folder.mkdir(parents=True)
+    args = {"env_id": "My-v0", "obs": "auto", "seed": seed, "total_timesteps": total_timesteps}
+    args |= {"precision": "fp32", "random_shift": False, "runs_dir": "/r"}
+    machine = {"processor": "P", "cores": 2, "threads": 1, "gpu": None}
+    description = {
+        "algorithm": "sac_drq",
+        "args": args,
+        "commands": ["as typed"],
+        "machine": machine,
+        "versions": {"torch": "2"},
+    }
+    (folder / "args.json").write_text(json.dumps(description))
+    rows = [f"{1000 * (i + 1)},{360 * (i + 1)},{value},1" for i, value in enumerate(returns)]
+    (folder / "evaluations.csv").write_text(
+        "\n".join(["global_step,seconds,return_mean,return_std", *rows]) + "\n"
+    )
+
+
+def written_report(folder: Path) -> str:
+    """The page of the results in `folder / "results"`."""
+    report = load_benchmark("report")
+    report.write_report(report.Options(results=folder / "results", out=folder / "docs", readme=None))
+    return (folder / "docs" / "benchmarks.md").read_text()
+
+
+def test_the_report_means_over_seeds(tmp_path):
+    for seed, returns in {1: [0, 100, 50], 2: [10, 200, 150], 3: [20, 300, 250]}.items():
+        folder = tmp_path / "results" / "ablation-x" / "My-v0" / f"seed-{seed}"
+        write_result(folder, seed, returns, total_timesteps=3000)
+        (folder / "episodes-3000.json").write_text(
+            json.dumps({"global_step": 3000, "return_mean": 7, "episodes": [0] * 20})
+        )
+    page = written_report(tmp_path)
+    assert (
+        "python cleanrl_cc/sac_drq.py --env-id My-v0 --seed 1 --total-timesteps 3000 --no-random-shift\n"
+        in page
+    )
+    table = page.split("## Ablation: My-v0 from state")[1].split("## ")[0]
+    assert (
+        "| x | 3 | 3,000 | 150 [50, 250] | 200 [100, 300] | 7.0 [7.0, 7.0] (20 episodes) | - | 0.3 |" in table
+    )
+    missing = "DDPG, PPO, SAC, TD3, PPO (constant rate), PPO (linear)"
+    assert f"| LunarLander-v3 from state | {missing} |" in page.split("## Not yet run")[1]
+
+
+def test_of_seeds_that_were_stopped_the_report_says_how_far_each_extreme_came(tmp_path):
+    for seed, returns in {1: [10, 20], 2: [20, 30, 40, 50], 3: [30, 40, 60]}.items():
+        write_result(
+            tmp_path / "results" / "sac_drq" / "My-v0" / f"seed-{seed}", seed, returns, total_timesteps=9000
+        )
+    page = written_report(tmp_path)
+    assert "| SAC | 3 | 2,000 to 4,000 of 9,000 | 43 [20, 60] | 43 [20, 60] | - | - | 0.3 |" in page
+    assert "| My-v0 from state |  | - (2k to 4k of 9k) |" in page
+
+
+def test_an_interval_covers_what_it_should():
+    interval, rng = load_benchmark("report").interval, np.random.default_rng(1)
+    covered = [low < 0 < high for low, high in (interval(rng.normal(size=20)) for _ in range(50))]
+    assert 0.86 < np.mean(covered) < 1

@@ -1,0 +1,111 @@
+"""How a run's arguments come together, and how they are explained."""
+
+import re
+from dataclasses import asdict, dataclass
+
+import pytest
+from helpers import SCRIPTS, input_error, load_script, parse
+
+from cleanrl_cc.common.arguments import RunArgs, check_args, describe_fields, parse_args
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_defaults_and_presets_fit_their_types(script):
+    module = load_script(script)
+    for changes in ({}, *module.PRESETS.values()):
+        check_args(module.Args(**changes))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "changes", [{"num_envs": 10**6}, {"hidden_dim": 10**7}, {"gamma": "0.9"}, {"eval_episodes": 0}]
+)
+def test_python_is_checked_like_the_command_line(script, changes, tmp_path):
+    module = load_script(script)
+    args = module.Args(env_id="Pendulum-v1", runs_dir=str(tmp_path / "runs"), **changes)
+    assert next(iter(changes)).replace("_", "-") in input_error(module.train, args)
+    assert not (tmp_path / "runs").exists()
+
+
+# --- how they are explained ---
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_every_field_in_the_group_of_its_comment(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # a wide terminal shows groups side by side
+    with pytest.raises(SystemExit) as caught:
+        parse(script, ["--help"])
+    assert caught.value.code == 0
+    shown, group = {}, None
+    for line in capsys.readouterr().out.splitlines():  # in boxes where the terminal has Unicode
+        if title := re.match(r"(?:╭─)? (.+) options ", line):
+            group = title[1]
+        elif flag := re.match(r"[│ ] (--[\w-]+)", line):
+            shown[flag[1]] = group
+    described = describe_fields(load_script(script).Args)
+    assert shown == {f"--{name.replace('_', '-')}": group for name, (group, _) in described.items()}
+    assert list(dict.fromkeys(shown.values()))[:4] == ["Run", "Environment", "Machine", "Run folder"]
+
+
+def test_a_field_is_explained_with_the_same_words_in_every_script():
+    words = {}
+    for script in SCRIPTS:
+        for name, (_, text) in describe_fields(load_script(script).Args).items():
+            assert text and text[-1] != ".", f"{script}: {name}"
+            assert words.setdefault(name, text) == text, f"{script}: {name}"
+
+
+@dataclass
+class Copy(RunArgs):
+    """A reader's own Args."""
+
+    # Mine
+    plain: int = 3
+    wide: tuple[int, int] = (1, 2)
+    """two numbers"""
+
+
+def test_a_field_without_a_group_or_a_docstring_is_a_flag_all_the_same():
+    described = describe_fields(Copy)
+    assert described["plain"] == ("Mine", "")
+    args = parse_args(Copy, {}, ["--plain", "5", "--wide", "3", "4"])
+    assert (args.plain, args.wide) == (5, (3, 4))
+
+
+# --- presets ---
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_preset_changes_defaults_and_a_flag_beats_it(script):
+    presets = load_script(script).PRESETS
+    assert "CarRacing-v3" in presets
+    for env_id in ("CarRacing-v3", "LunarLander-v3"):
+        args = asdict(parse(script, ["--env-id", env_id, "--seed", "7"]))
+        plain = asdict(load_script(script).Args())
+        assert args == plain | presets.get(env_id, {}) | {"env_id": env_id, "seed": 7}
+    total = parse(script, ["--env-id=CarRacing-v3"]).total_timesteps
+    assert (
+        parse(script, ["--env-id=CarRacing-v3", "--total-timesteps", str(total + 1)]).total_timesteps
+        == total + 1
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_pattern_matches_a_family_of_environments(script):
+    family = {key: changes for key, changes in load_script(script).PRESETS.items() if key == "dm_control/*"}
+    for changes in family.values():
+        args = asdict(parse(script, ["--env-id", "dm_control/walker-walk-v0"]))
+        assert changes.items() <= args.items()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_the_defaults_of_the_environment(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with pytest.raises(SystemExit) as caught:
+        parse(script, ["--env-id", "CarRacing-v3", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert caught.value.code == 0
+    for name, value in load_script(script).PRESETS["CarRacing-v3"].items():
+        flag, shown = name.replace("_", "-"), " ".join(value) if isinstance(value, tuple) else str(value)
+        assert re.search(rf"--{flag} ((?!--).)*default: {re.escape(shown)}\)", text), name

@@ -1,0 +1,77 @@
+"""What an environment breaks of its promises is told in one sentence, before it is stored."""
+
+import numpy as np
+import odd_envs
+import pytest
+from helpers import checkpoint, input_error, replay, resume, train
+
+from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.common.errors import InputError
+
+BROKEN = {
+    "OneForThree": ["its space", "(3,)", "(1,)"],
+    "FloatsForBytes": ["its space", "uint8", "float64"],
+    "MissingKey": ["its space", "place, time"],
+    "TooShort": ["its space", "2 parts"],
+    "NoSuchNumber": ["its space", "Discrete(4)", "4 came"],
+    "InfoNone": ["info", "dict", "None"],
+    "RewardArray": ["reward", "number", "(1,)"],
+    "RewardText": ["reward", "number", "str"],
+    "FourValues": ["step()", "terminated, truncated", "4 values"],
+    "LimitedFourValues": ["step()", "terminated, truncated", "got 4"],
+    "ResetAlone": ["reset()", "observation, info"],
+    "NoSeed": ["TypeError", "seed"],
+    "Unmade": ["LookupError: no licence", "odd_envs.py"],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_promise_is_told_at_the_start(name, tmp_path):
+    script = "dqn_atari_style" if name == "NoSuchNumber" else "sac_drq"
+    message = input_error(train, script, tmp_path / "run", env_id=f"odd_envs:{name}-v0", total_timesteps=60)
+    assert name in message
+    assert all(word in message for word in BROKEN[name]), message
+
+
+def test_numbers_beyond_their_bounds_are_told_once_and_taken(capsys):
+    env = make_env("odd_envs:BeyondBounds-v0")
+    for _ in range(2):
+        env.reset()
+        assert env.step(np.zeros(1, np.float32))[0].tolist() == [10, 1]
+    (first, second) = capsys.readouterr().err.strip().splitlines()
+    assert "BeyondBounds" in first and "-9 and 9" in first and "10 came" in first
+    assert "reset()" in first and "step()" in second
+
+
+FAULTS = {
+    "NaNObservation": ["observed nan", "place 0 of 2"],
+    "InfiniteReward": ["reward inf"],
+    "TooLarge": ["reward 1e+300"],
+    "Raises": ["AssertionError: the", "odd_envs.py, line"],
+}
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+@pytest.mark.parametrize("script", ["sac_drq", "ppo_continuous", "rainbow"])
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_told_before_it_is_stored(name, script, num_envs, tmp_path, monkeypatch):
+    monkeypatch.setattr("cleanrl_cc.common.envs.usable_cores", lambda: 2)
+    changes = {"env_id": f"odd_envs:{name}-v0", "total_timesteps": 400, "num_envs": num_envs}
+    message = input_error(train, script, tmp_path / "run", checkpoint_frequency=40, **changes)
+    assert (
+        f"Environment 0 of odd_envs:{name}-v0" in message or f"Environment 1 of odd_envs:{name}-v0" in message
+    )
+    assert "in step 11 of its episode 4" in message
+    assert all(word in message for word in FAULTS[name]), message
+    assert np.isfinite(replay(tmp_path / "run")["rewards"]).all()
+    monkeypatch.setattr(getattr(odd_envs, name), "steps", -(10**6))  # it is mended
+    resume(script, tmp_path / "run")
+    assert checkpoint(tmp_path / "run")["global_step"] >= 400
+
+
+def test_an_error_names_environment_and_step():
+    with pytest.raises(InputError, match="Environment 0 of odd_envs:Raises-v0 failed with AssertionError"):
+        env = make_env("odd_envs:Raises-v0")
+        env.reset()
+        for _ in range(200):
+            env.step(np.zeros(1, np.float32))

@@ -1,0 +1,76 @@
+"""Every run has a folder of its own, and takes nobody else's."""
+
+import re
+import signal
+import time
+
+import pytest
+from helpers import (
+    SCRIPTS,
+    command_line,
+    contents,
+    input_error,
+    load_script,
+    parse,
+    resume,
+    start,
+    stop,
+    train,
+)
+
+from cleanrl_cc.common.folders import new_folder
+from cleanrl_cc.sac_drq import Args
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_name_that_exists_is_refused_and_nothing_is_overwritten(script, tmp_path):
+    train(script, tmp_path / "run", total_timesteps=60)
+    before = contents(tmp_path)
+    message = input_error(train, script, tmp_path / "run", total_timesteps=60)
+    assert "--run-name" in message and "--resume" in message
+    assert contents(tmp_path) == before
+
+
+def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda *_: "20260101-000000")
+    for _ in range(2):
+        words = command_line(SCRIPTS[0], tmp_path / "run", total_timesteps=20)
+        index = words.index("--run-name")
+        load_script(SCRIPTS[0]).train(parse(SCRIPTS[0], words[:index] + words[index + 2 :]))
+    name = f"Pendulum-v1__{SCRIPTS[0]}__1__20260101-000000"
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}-2"}
+    assert all((path / "last.pt").exists() for path in tmp_path.iterdir())
+
+
+def test_a_run_folder_s_name_has_no_colon(tmp_path):
+    folder = new_folder(Args(env_id="odd_envs:Walk-v0", runs_dir=str(tmp_path)), "sac_drq")
+    assert not re.search(r'[<>:"|?*\\]', folder.name)
+
+
+# --- folders without a checkpoint ---
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path, capsys):
+    folder = tmp_path / "run"
+    died = start("td3", command_line("td3", folder, total_timesteps=10**6))
+    stop(died, signal.SIGKILL, folder / "args.json")
+    assert "--run-name" in input_error(resume, "td3", folder)
+    before = contents(folder)
+    train("td3", folder)
+    assert "had no checkpoint" in capsys.readouterr().err
+    assert contents(tmp_path / "run.stopped-1").keys() == before.keys()
+    assert (folder / "last.pt").exists()
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    train("td3", tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_of_anything_else_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    message = input_error(train, "td3", tmp_path / "run")
+    assert "notes.txt" in message and "--run-name" in message
+    assert contents(tmp_path) == {"run/notes.txt": b"mine"}

@@ -1,0 +1,104 @@
+"""Parallel environments play what one alone plays, and a worker that fails is told."""
+
+import os
+import signal
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import odd_envs
+import pytest
+from env_helpers import assert_identical, vector
+from helpers import input_error
+
+from cleanrl_cc.common.envs import make_env, make_vector_env
+from cleanrl_cc.common.episodes import EPISODE
+from cleanrl_cc.sac_drq import Args
+
+
+@pytest.mark.parametrize("action_set", ["auto", "native"])  # continuous and discrete actions
+def test_any_number_of_processes_plays_what_gymnasium_plays(monkeypatch, action_set):
+    args, played = Args(env_id="LunarLander-v3", num_envs=3, seed=3, action_set=action_set), []
+    make = partial(make_env, args.env_id, action_set=action_set)
+    vectors = [gym.vector.SyncVectorEnv([partial(make, seed=(3, index)) for index in range(3)])]
+    for cores in (1, 2, 3):
+        monkeypatch.setattr("cleanrl_cc.common.envs.usable_cores", lambda cores=cores: cores)
+        vectors.append(make_vector_env(args))
+        assert len(vectors[-1].processes) == cores - 1
+    for envs in vectors:
+        envs.action_space.seed(4)
+        first, _ = envs.reset()
+        steps = [envs.step(envs.action_space.sample()) for _ in range(150)]
+        ended = [np.flatnonzero(infos.get(f"_{EPISODE}", [])) for *_, infos in steps]
+        returns = [
+            infos[EPISODE]["r"][indices]
+            for (*_, infos), indices in zip(steps, ended, strict=True)
+            if len(indices)
+        ]
+        played.append([first, *(array for step in steps for array in step[:4]), *ended, *returns])
+        envs.close()
+    assert sum(map(len, ended)) >= 2
+    for others in played[1:]:
+        assert_identical(played[0], others)
+
+
+def test_what_came_back_earlier_does_not_change_in_the_next_step():
+    envs = make_vector_env(Args(env_id="LunarLander-v3", num_envs=2, seed=3))
+    first, _ = envs.reset()
+    arrays = [first, *envs.step(envs.action_space.sample())[:4]]
+    copies = [array.copy() for array in arrays]
+    for _ in range(20):
+        envs.step(envs.action_space.sample())
+    assert_identical(arrays, copies)
+    envs.close()
+
+
+# --- workers that fail ---
+
+
+def test_workers_draw_other_numbers_and_every_run_the_same(two_cores):
+    runs = []
+    for _ in range(2):
+        envs = vector("GlobalRandom", num_envs=4)
+        first, _ = envs.reset()
+        runs.append([first] + [envs.step(np.zeros((4, 1)))[0] for _ in range(65)])
+        envs.close()
+    assert len(np.unique(runs[0][0][:, 0])) == 4
+    assert np.array_equal(runs[0], runs[1])
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("Raises", ["AssertionError", "step 11 of its episode 4"]), ("Exits", ["exit code 3", "step 21"])],
+)
+def test_a_worker_that_fails_ends_the_run_in_a_sentence(two_cores, monkeypatch, name, words):
+    envs = vector(name, num_envs=2)
+    monkeypatch.setattr(getattr(odd_envs, name), "steps", -(10**6))  # in this process it goes on
+    envs.reset()
+    message = input_error(lambda: [envs.step(np.zeros((2, 1))) for _ in range(200)])
+    assert "nvironment 1" in message and all(word in message for word in words), message
+    envs.close()
+    assert not envs.processes[0].is_alive()
+
+
+def test_a_worker_that_is_killed_ends_the_run_in_a_sentence(two_cores):
+    envs = vector("Walk", num_envs=3)
+    envs.reset()
+    envs.step(np.zeros((3, 1)))
+    os.kill(envs.processes[0].pid, signal.SIGKILL)
+    message = input_error(lambda: [envs.step(np.zeros((3, 1))) for _ in range(2)])
+    assert "environment 2 of Walk-v0" in message and "SIGKILL" in message and "step" in message
+    envs.close()
+
+
+def test_a_worker_that_stops_answering_ends_the_run_in_a_sentence(two_cores, monkeypatch):
+    monkeypatch.setattr("cleanrl_cc.common.vector.ANSWER_SECONDS", 1)
+    envs = vector("Hangs", num_envs=2)
+    monkeypatch.setattr(odd_envs.Hangs, "steps", -(10**6))
+    envs.reset()
+    message = input_error(lambda: [envs.step(np.zeros((2, 1))) for _ in range(30)])
+    assert "environment 1 of Hangs-v0 has not answered for 1 seconds, in step 21" in message
+    monkeypatch.setattr("cleanrl_cc.common.vector.CLOSE_SECONDS", 0.1)
+    envs.close()
+    envs.processes[0].join(10)
+    assert not envs.processes[0].is_alive()
