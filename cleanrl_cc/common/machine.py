@@ -102,11 +102,8 @@ def choose_matmul(name: str, products: list[tuple[int, int, int]]) -> str:
                 torch.set_float32_matmul_precision(precision)
                 seconds[library] = min(seconds[library], sum(time_product(*product) for product in products))
         name = "onednn" if seconds["onednn"] < 5 / 6 * seconds["mkl"] else "mkl"
-        print(
-            f"Matrix products by {name}: "
-            + ", ".join(f"{key} {1e3 * s:.2f} ms" for key, s in seconds.items()),
-            file=sys.stderr,
-        )
+        times = ", ".join(f"{key} {1e3 * s:.2f} ms" for key, s in seconds.items())
+        print(f"Matrix products by {name}: {times}")
     torch.set_float32_matmul_precision(MATMUL[name])
     return name
 

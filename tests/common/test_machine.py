@@ -33,7 +33,7 @@ def test_auto_takes_the_faster_library(onednn, chosen, monkeypatch, capsys):
     pretend(monkeypatch, exact=True, onednn=onednn)
     assert machine.choose_matmul("auto", [(256, 256, 256)]) == chosen
     assert torch.get_float32_matmul_precision() == machine.MATMUL[chosen]
-    assert f"Matrix products by {chosen}" in capsys.readouterr().err
+    assert f"Matrix products by {chosen}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["auto", "onednn"])
