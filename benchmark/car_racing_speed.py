@@ -14,14 +14,17 @@ import numpy as np
 import tyro
 from gymnasium.envs.box2d.car_racing import CarRacing
 
+from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.car_racing import FastCarRacing
+from cleanrl_cc.common.files import writing
+from cleanrl_cc.common.ranges import Count
 
 
 @dataclass
 class Options:
-    steps: int = 100
+    steps: Count = 100
     """physics steps of each environment per round"""
-    rounds: int = 8
+    rounds: Count = 8
     """rounds, each with another track"""
     csv: Path | None = None
     """write the table here too"""
@@ -38,6 +41,7 @@ def steps_per_second(env: CarRacing, actions: np.ndarray, drawn_every: int) -> f
 
 def main():
     options = tyro.cli(Options, description=__doc__)
+    check_args(options)
     contenders = {
         "Gymnasium": (CarRacing(), 1),
         "ours, every frame": (FastCarRacing(), 1),
@@ -62,7 +66,7 @@ def main():
     for row in rows:
         print(f"{row['contender']:<24} {row['steps_per_second']:>8} steps/s  {row['ratio']:>6} times")
     if options.csv:
-        with open(options.csv, "w", newline="") as file:
+        with writing(options.csv), open(options.csv, "w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

@@ -16,8 +16,12 @@ from pathlib import Path
 
 import tyro
 
+from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.checkpoints import load_checkpoint
-from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.errors import InputError, describe, require
+from cleanrl_cc.common.files import writing
+from cleanrl_cc.common.folders import check_name
+from cleanrl_cc.common.ranges import Steps
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 
@@ -28,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 class Options:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """run folders, or folders with run folders anywhere below"""
-    episodes: int = 0
+    episodes: Steps = 0
     """score best.pt and last.pt over so many episodes; 0: do not"""
     name: str | None = None
     """of a variant, like td3-no-delay; None: the script's, or that in the run name"""
@@ -52,14 +56,19 @@ def without_machine_paths(text: str) -> str:
 def destination(description: dict, name: str | None = None) -> Path:
     args, parts = description["args"], (description["args"]["run_name"] or "").split("/")
     name = name or (parts[0] if len(parts) == 3 else description["algorithm"])
-    return Path(name, re.sub("[/:]", "-", args["env_id"]), f"seed-{args['seed']}")
+    check_name("name", name)
+    return Path(name, re.sub("[/:]", "-", args["env_id"]), f"seed-{int(args['seed'])}")
 
 
 def collect(run: Path, options: Options) -> Path:
     """Copies one run; returns where to."""
-    text = (run / "args.json").read_text()
-    target = options.results / destination(json.loads(text), options.name)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        text = (run / "args.json").read_text()
+        target = options.results / destination(json.loads(text), options.name)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{run} has no args.json of a run ({describe(error)}).") from error
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
     old, new = (
         (folder / "evaluations.csv").read_bytes() if (folder / "evaluations.csv").exists() else b""
         for folder in (target, run)
@@ -84,10 +93,17 @@ def collect(run: Path, options: Options) -> Path:
 
 def main():
     options = tyro.cli(Options, description=__doc__)
-    found = sorted({path.parent for folder in options.runs for path in folder.rglob("evaluations.csv")})
-    if not found:
-        raise InputError(f"There is no run with an evaluation in {' '.join(map(str, options.runs))}.")
-    for run in found:
+    check_args(options)
+    check_name("name", options.name)
+    require(options.name is None or "/" not in options.name, "name", options.name, "a name without slashes")
+    require(len(options.runs) > 0, "runs", options.runs, "at least one folder")
+    found = set()
+    for folder in options.runs:
+        runs = {path.parent for path in folder.rglob("evaluations.csv")}
+        if not runs:
+            raise InputError(f"There is no run with an evaluation in {folder}.")
+        found |= runs
+    for run in sorted(found):
         print(f"{run} -> {collect(run, options)}", flush=True)
 
 

@@ -269,6 +269,7 @@ def main():
     require(options.workers is None or options.workers >= 1, "workers", options.workers, "at least 1")
     require(options.threads >= 1, "threads", options.threads, "at least 1")
     require(0 <= options.gpus < math.inf, "gpus", options.gpus, "at least 0")
+    require(options.runs_dir.strip() != "", "runs_dir", options.runs_dir, "a folder")
     if options.list:
         return print_list(ROOT / options.runs_dir)
     if sys.stdin.isatty():

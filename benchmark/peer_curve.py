@@ -10,15 +10,22 @@ The CSV gets a line per evaluation.
 import csv
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
+from gymnasium.spaces import Box
 
 from cleanrl_cc import td3
-from cleanrl_cc.common.arguments import preset_args
+from cleanrl_cc.common.arguments import check_args, preset_args
+from cleanrl_cc.common.envs import find_spec
+from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.files import writing
+from cleanrl_cc.common.ranges import Count, Seed
+from cleanrl_cc.common.tables import start_csv
 
 COLUMNS = ("library", "env_id", "seed", "global_step", "return_mean", "length_mean")
 
@@ -31,19 +38,29 @@ class Options:
     """Stable-Baselines3 or SBX"""
     env_id: str = "Hopper-v5"
     """an environment with states and continuous actions"""
-    seed: int = 1
+    seed: Seed = 1
     """of networks and environment"""
-    total_timesteps: int = 1_000_000
+    total_timesteps: Count = 1_000_000
     """environment steps"""
 
 
 def main(options: Options):
+    check_args(options)
+    try:
+        library = importlib.import_module({"sb3": "stable_baselines3", "sbx": "sbx"}[options.library])
+    except ImportError as error:
+        raise InputError(f'There is no {options.library}: pip install -e ".[peers]".') from error
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.noise import NormalActionNoise
 
     torch.set_num_threads(1)
     args = preset_args(td3.Args, td3.PRESETS, options.env_id)
+    find_spec(options.env_id)
     env, played = gym.make(options.env_id), gym.make(options.env_id)
+    is_vector = isinstance(env.observation_space, Box) and len(env.observation_space.shape) == 1
+    if not is_vector or not isinstance(env.action_space, Box):
+        raise InputError(f"--env-id {options.env_id} must have states and continuous actions.")
+    start_csv(Path(options.csv), COLUMNS)
 
     class Evaluate(BaseCallback):
         def _on_step(self) -> bool:
@@ -58,13 +75,13 @@ def main(options: Options):
                     self.num_timesteps,
                     *episodes.mean(axis=0).round(1),
                 )
-                with open(options.csv, "a", newline="") as file:
+                with writing(Path(options.csv)), open(options.csv, "a", newline="") as file:
                     csv.writer(file).writerows([row] if file.tell() else [COLUMNS, row])
             return True
 
     sigma = np.full(env.action_space.shape, args.exploration_noise)
     shared = ("learning_rate", "buffer_size", "batch_size", "learning_starts", "tau", "gamma")
-    model = importlib.import_module({"sb3": "stable_baselines3", "sbx": "sbx"}[options.library]).TD3(
+    model = library.TD3(
         "MlpPolicy",
         env,
         **{name: getattr(args, name) for name in shared},

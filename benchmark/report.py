@@ -22,8 +22,11 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from cleanrl_cc.common import errors
 from cleanrl_cc.common.arguments import preset_args
 from cleanrl_cc.common.checkpoints import args_of_today
+from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.files import writing
 from cleanrl_cc.common.tables import read_csv
 
 NOT_IN_COMMAND = {
@@ -47,6 +50,8 @@ TITLES = {
     "dqn_atari_style": "DQN",
     "rainbow": "Rainbow",
 }
+# in the README
+TABLE = re.compile(r"\| environment \| PPO.*?\n\n", re.DOTALL)
 # of a script, which has one color, and its variants
 MARKS = [("o", "-"), ("s", ":"), ("^", "-."), ("v", ":"), ("D", "-.")]
 INTRODUCTION = """# Benchmarks
@@ -95,6 +100,15 @@ class Options:
 
 
 def read_run(folder: Path) -> dict:
+    """Raises InputError for what collect.py would not have written."""
+    try:
+        return _read_run(folder)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{folder} is no collected run ({errors.describe(error)}): take it away.") from error
+
+
+def _read_run(folder: Path) -> dict:
+    int(folder.name.split("-")[1])
     description = json.loads((folder / "args.json").read_text())
     evaluations = read_csv(folder / "evaluations.csv")
     files = [json.loads(path.read_text()) for path in folder.glob("episodes-*.json")]
@@ -102,6 +116,8 @@ def read_run(folder: Path) -> dict:
         name: np.array([float(row[name]) for row in evaluations])
         for name in ("global_step", "return_mean", "return_std", "seconds")
     }
+    if description["algorithm"] not in TITLES:
+        raise ValueError(f"{description['algorithm']} is no script")
     return description | {"evaluations": columns, "unseen": {file["global_step"]: file for file in files}}
 
 
@@ -114,14 +130,15 @@ def heading(name: str, env_id: str, obs: str) -> str:
 
 def read_results(folder: Path) -> dict[str, dict[str, list[dict]]]:
     """Runs by heading, the ablations last, and name, ordered by seed."""
+    found = [(path.parent, read_run(path.parent)) for path in folder.glob("*/*/seed-*/args.json")]
+    found.sort(key=lambda pair: (pair[0].parts[:-1], int(pair[0].name.split("-")[1])))
     tables = defaultdict(lambda: defaultdict(list))
-    for path in sorted(
-        folder.glob("*/*/seed-*/args.json"),
-        key=lambda path: (path.parts[:-2], int(path.parts[-2].split("-")[1])),
-    ):
-        run, name = read_run(path.parent), path.parts[-4]
+    for place, run in found:
+        name = place.parts[-3]
         if len(run["evaluations"]["global_step"]):
             tables[heading(name, run["args"]["env_id"], run["args"]["obs"])][name].append(run)
+    if not tables:
+        raise InputError(f"There is no run with an evaluation in --results {folder}: collect.py brings some.")
     return {
         table: tables[table]
         for table in sorted(tables, key=lambda table: (table.startswith("Ablation"), table))
@@ -307,6 +324,9 @@ def draw(heading: str, cells: dict[str, list[dict]], anchors: list[dict], path: 
 
 def write_report(options: Options):
     results, planned = read_results(options.results), planned_cells()
+    readme = read_readme(options.readme) if options.readme else ""
+    with writing(options.out):
+        (options.out / "assets" / "curves").mkdir(parents=True, exist_ok=True)
     anchors = defaultdict(list)
     for anchor in read_csv(ROOT / "benchmark" / "anchors.csv"):
         anchors[anchor["environment"]].append(anchor)
@@ -345,13 +365,22 @@ def write_report(options: Options):
             machines = sorted({describe(run) for run in runs})
             page += [f"{title(name)} on {table}, seed {runs[0]['args']['seed']}; {'; '.join(machines)}:\n"]
             page += [f"```bash\n{command(runs[0])}\n```\n"]
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "benchmarks.md").write_text("\n".join(page).rstrip("\n") + "\n")
+    with writing(options.out / "benchmarks.md"):
+        (options.out / "benchmarks.md").write_text("\n".join(page).rstrip("\n") + "\n")
     if options.readme is not None:
-        readme = options.readme.read_text()
-        options.readme.write_text(
-            re.sub(r"\| environment \| PPO.*?\n\n", lambda _: everything + "\n\n", readme, flags=re.DOTALL)
-        )
+        with writing(options.readme):
+            options.readme.write_text(TABLE.sub(lambda _: everything + "\n\n", readme))
+
+
+def read_readme(path: Path) -> str:
+    """Raises InputError where there is no table to renew."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--readme {path} cannot be read ({errors.describe(error)}).") from error
+    if not TABLE.search(text):
+        raise InputError(f"--readme {path} has no table that begins with `| environment | PPO`.")
+    return text
 
 
 def command(run: dict) -> str:

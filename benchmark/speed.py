@@ -26,8 +26,14 @@ from typing import Literal
 
 import tyro
 
+from cleanrl_cc.common.arguments import check_args
+from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.machine import describe_machine, find_device
+from cleanrl_cc.common.ranges import Small
+from cleanrl_cc.common.tables import start_csv
 
+# of the CSV, after those that describe the machine
+COLUMNS = ("task", "precision", "matmul", "contender", "median", "rounds")
 WARMUP = 300  # random steps before the updates of the off-policy algorithms begin
 MLP = {"script_env": "HalfCheetah-v5", "policy": "MlpPolicy", "steps": 2000}
 MLP |= {"contenders": ("cleanrl_cc", "cleanrl_cc-bf16", "sb3", "sbx")}
@@ -138,9 +144,9 @@ TASKS = {
 class Options:
     tasks: tuple[Literal[tuple(TASKS)], ...] = tuple(TASKS)
     """what to measure"""
-    threads: tuple[int, ...] = (1,)
+    threads: tuple[Small, ...] = (1,)
     """torch threads, one table each"""
-    rounds: int = 3
+    rounds: Small = 3
     """measurements of each contender"""
     device: str = "cpu"
     """cpu or cuda"""
@@ -243,7 +249,7 @@ def run_child(task: str, contender: str, threads: int, options: Options) -> dict
     flags = ["--child", contender, "--tasks", task, "--threads", str(threads), "--device", options.device]
     # JAX has no flag for its threads; the affinity of the process binds all alike.
     if not hasattr(os, "sched_setaffinity"):
-        raise SystemExit(
+        raise InputError(
             "speed.py binds each contender to its processors, which this system cannot: run it on Linux."
         )
     cpus = sorted(os.sched_getaffinity(0))[:threads]
@@ -260,17 +266,22 @@ def run_child(task: str, contender: str, threads: int, options: Options) -> dict
         preexec_fn=lambda: os.sched_setaffinity(0, cpus),
     )
     if result.returncode:
-        raise SystemExit(f"{contender} failed on {task}:\n{result.stderr[-2000:]}")
+        last_words = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InputError(f"{contender} failed on {task}: {last_words}")
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 def main():
     options = tyro.cli(Options, description=__doc__)
+    check_args(options)
+    require(len(options.threads) > 0, "threads", options.threads, "at least one number")
     if options.child:
         measure = measure_ours if options.child.startswith("cleanrl_cc") else measure_peer
         print(json.dumps(measure(TASKS[options.tasks[0]], options.child, options.threads[0], options)))
         return
     machine = describe_machine(find_device(options.device))
+    if options.csv:  # what cannot be written is told now, not after hours
+        start_csv(Path(options.csv), [*machine, *COLUMNS])
     print(
         f"{machine['processor']} ({machine['kind']}), {machine['cores']} cores, {machine['gpu'] or 'no GPU'}"
     )
@@ -305,11 +316,9 @@ def main():
                 rows.append(machine | {"task": task, "threads": threads} | computed | measured)
     if options.csv:
         path = Path(options.csv)
-        new = not path.exists()
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            if new:
+            if file.tell() == 0:
                 writer.writeheader()
             writer.writerows(rows)
 

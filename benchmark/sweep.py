@@ -17,6 +17,7 @@ from the second evaluation on. Its score is the mean return of its last evaluati
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -35,9 +36,14 @@ import tyro
 import yaml
 from launch import begin
 
-from cleanrl_cc.common.arguments import RunArgs, parse_args
+from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.config import config_text, to_words
-from cleanrl_cc.common.errors import InputError, require
+from cleanrl_cc.common.envs import find_spec
+from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.files import writing
+from cleanrl_cc.common.folders import check_name
+from cleanrl_cc.common.machine import find_device
+from cleanrl_cc.common.ranges import Size
 from cleanrl_cc.common.tables import read_csv, write_csv
 
 try:
@@ -65,9 +71,9 @@ class Options:
         Literal["sac_drq", "td3", "ddpg", "ppo_continuous", "dqn_atari_style", "rainbow"]
     ]
     """whose hyperparameters"""
-    trials: int = 30
+    trials: Size = 30
     """trials of the study, those of earlier calls included"""
-    workers: int = 1
+    workers: Size = 1
     """trials side by side; each has one torch thread"""
     name: str | None = None
     """of the study; None: script and environment"""
@@ -102,10 +108,12 @@ def distribution(value, where: str) -> BaseDistribution:
         return CategoricalDistribution([number(choice) for choice in value])
     if not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
         raise InputError(f"{where} must be a range like {{low: 1e-4, high: 1e-3, log: true}}.")
-    low = number(value["low"])
-    high = number(value["high"])
-    log = value.get("log", "false").lower() == "true"
-    if isinstance(low, str) or isinstance(high, str) or not low < high or (log and low <= 0):
+    texts = [value["low"], value["high"], value.get("log", "false")]
+    low, high = (number(text) if isinstance(text, str) else text for text in texts[:2])
+    log = texts[2] == "true"
+    if not all(isinstance(end, int | float) and math.isfinite(end) for end in (low, high)):
+        raise InputError(f"{where} must go from a finite number to another.")
+    if texts[2] not in ("true", "false") or not low < high or (log and low <= 0):
         raise InputError(f"{where} must go from a number to a larger one, with log: true from above 0.")
     whole = isinstance(low, int) and isinstance(high, int)
     return (IntDistribution if whole else FloatDistribution)(low, high, log=log)
@@ -137,8 +145,8 @@ class Sweep:
     """
 
     def __init__(self, options: Options, flags: list[str]):
-        require(options.trials >= 1, "trials", options.trials, "at least 1")
-        require(options.workers >= 1, "workers", options.workers, "at least 1")
+        check_args(options)
+        check_name("name", options.name)
         self.options = options
         self.flags = flags
         self.file = options.space or ROOT / "benchmark" / "spaces" / f"{options.script}.yaml"
@@ -155,6 +163,9 @@ class Sweep:
             drawn = {name: ends(distribution)[end] for name, distribution in self.space.items()}
             words = to_words(drawn, module.Args, str(self.file))
             args = parse_args(module.Args, module.PRESETS, [*self.flags, *words])
+            check_args(args)
+        find_spec(args.env_id)
+        find_device(args.device)
         for name in ("resume", "run_name"):
             if getattr(args, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')} is the sweep's own: leave it out.")
@@ -162,7 +173,9 @@ class Sweep:
 
     def open(self) -> optuna.Study:
         """Makes the study, or goes on with it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "study.lock").touch()
         url = f"sqlite:///{self.folder / 'study.db'}"
         patient = {"connect_args": {"timeout": 100}}  # seconds: other workers write, too
         with self.alone():

@@ -16,7 +16,11 @@ from pathlib import Path
 
 import tyro
 
+from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.checkpoints import load_checkpoint, save_checkpoint
+from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.files import writing
+from cleanrl_cc.common.ranges import Size
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 
@@ -42,7 +46,7 @@ python cleanrl_cc/evaluate.py {example} --episodes 5 --save-video
 class Options:
     checkpoints: tyro.conf.Positional[tuple[Path, ...]] = ()
     """run folders (their best.pt) or checkpoint files"""
-    episodes: int = 100
+    episodes: Size = 100
     """episodes of the score"""
     zoo: Path = ROOT / "zoo"
     """where the policies go"""
@@ -88,7 +92,8 @@ def cell(checkpoint: dict) -> str:
 
 def export(checkpoint: dict, options: Options):
     file = options.zoo / f"{cell(checkpoint)}.pt"
-    options.zoo.mkdir(parents=True, exist_ok=True)
+    with writing(options.zoo):
+        options.zoo.mkdir(parents=True, exist_ok=True)
     save_checkpoint(file, policy(checkpoint))
     scored = EvaluateOptions(str(file), episodes=options.episodes, device="cpu", trust=options.trust)
     result = evaluate(scored)
@@ -100,6 +105,8 @@ def export(checkpoint: dict, options: Options):
 
 def write_table(options: Options):
     scores = [json.loads(path.read_text()) for path in sorted(options.zoo.glob("*.json"))]
+    if not scores:
+        raise InputError(f"There is no score in --zoo {options.zoo}.")
     columns = ("return_mean", "return_std", "return_median", "return_min")
     rows = [
         [
@@ -113,11 +120,13 @@ def write_table(options: Options):
     lines = [
         f"| {' | '.join(row)} | {len(score['episodes'])} |" for row, score in zip(rows, scores, strict=True)
     ]
-    options.table.write_text(HEAD.format(example=scores[0]["checkpoint"]) + "\n".join(lines) + "\n")
+    with writing(options.table):
+        options.table.write_text(HEAD.format(example=scores[0]["checkpoint"]) + "\n".join(lines) + "\n")
 
 
 def main():
     options = tyro.cli(Options, description=__doc__)
+    check_args(options)
     best = {}
     for path in options.checkpoints:
         checkpoint = load_checkpoint(path / "best.pt" if path.is_dir() else path)

@@ -188,7 +188,7 @@ def load_policy(source: str | Path, device: str = "auto", trust: bool = False) -
 def read_checkpoint(source: str | Path, trust: bool) -> tuple[Path, dict]:
     """Where a checkpoint is, and what it holds. Raises InputError as `load_policy`."""
     path = hub.fetch(str(source)) if str(source).startswith(hub.PREFIX) else Path(source)
-    if (path / "best.pt").is_file():
+    if os.path.isfile(path / "best.pt"):
         path /= "best.pt"
     checkpoint = load_checkpoint(path)
     if not trust:
@@ -230,7 +230,9 @@ def check(options: Options):
     for file in (options.export_onnx, options.export_torch):
         if file and not file.absolute().parent.is_dir():
             raise InputError(f"{file} cannot be written: there is no folder {file.parent}.")
-    if options.push_to_hub:
+        if file and file.exists() and not file.is_file():
+            raise InputError(f"{file} cannot be written: it is no file.")
+    if options.push_to_hub is not None:
         hub.check(options.push_to_hub, options.dry_run)
 
 

@@ -74,7 +74,7 @@ class Args(RunArgs):
 
     # Rainbow
     components: tuple[Component, ...] = COMPONENTS
-    """parts added to DQN; without n-step one reward is summed, with noisy ε is 0; --components alone: none"""
+    """parts added to DQN; without n-step one reward is summed, with noisy ε is 0"""
     beta_steps: Count = 1_000_000
     """global steps over which the exponent β of PER's importance weights grows from 0.4 to 1"""
     num_atoms: Bins = 51

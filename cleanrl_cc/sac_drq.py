@@ -223,6 +223,10 @@ class Agent(nn.Module):
             self.average = deepcopy(nn.Sequential(self.encoder, self.actor)).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(args.initial_alpha)))
         self.target_entropy = -float(action_dim) if args.target_entropy is None else args.target_entropy
+        least = -20 * action_dim  # of the narrowest Gaussian
+        most = action_dim * math.log(2)  # of uniform actions
+        reachable = least < self.target_entropy < most
+        require(reachable, "target_entropy", self.target_entropy, f"above {least} and below {most:.3f}")
         self.to(device)
         self.target_tensors: list[Tensor] = list(self.critic_target.parameters())
         self.online_tensors: list[Tensor] = list(self.critic.parameters())

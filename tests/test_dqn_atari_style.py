@@ -73,7 +73,9 @@ class ManyDimensions(gym.Env):
 gym.register("ManyDimensions-v0", ManyDimensions, max_episode_steps=200)
 
 
-@pytest.mark.parametrize("script, fields", [("dqn_atari_style", {}), ("rainbow", {"components": ()})])
+@pytest.mark.parametrize(
+    "script, fields", [("dqn_atari_style", {}), ("rainbow", {"components": ("double",)})]
+)
 def test_each_dimension_explores_for_itself(script, fields, tmp_path):
     epsilon, num_dims, steps = 0.5, 4, 4000
     fields |= {

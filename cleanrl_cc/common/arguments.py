@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_type_hints
 
 import tyro
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module
 from cleanrl_cc.common.config import read_config
 from cleanrl_cc.common.errors import InputError, require
@@ -111,9 +112,10 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
         InputError: a checkpoint that cannot be resumed, a file that is no configuration, or an argument that
             may not change.
     """
+    announcements.forget()  # what a run that failed in this process could not say
     argv = sys.argv[1:] if argv is None else argv
     config = look_ahead(argv).config
-    argv = [*(read_config(config, cls) if config else []), *argv]
+    argv = [*([] if config is None else read_config(config, cls)), *argv]
     typed = look_ahead(argv)
     if typed.resume is None:
         return read_words(argv, preset_args(cls, presets, typed.env_id or cls.env_id))
@@ -141,9 +143,8 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
                 "--total-timesteps, --device, --num-threads, and what only records."
             )
     if moved:
-        print(
-            f"{typed.resume} had {' and '.join(moved)}: it goes on, but no longer the same bit for bit.",
-            file=sys.stderr,
+        announcements.keep(
+            f"{typed.resume} had {' and '.join(moved)}: it goes on, but no longer the same bit for bit."
         )
     if args.total_timesteps < saved.total_timesteps:
         raise InputError(

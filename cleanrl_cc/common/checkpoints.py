@@ -5,6 +5,7 @@
 the process dies, `last.pt` and the file it names are a pair.
 """
 
+import os
 import random
 import sys
 import zipfile
@@ -67,6 +68,7 @@ class Checkpoint:
     replay_token: str = ""  # random, and in the seal of that file too
     best_return: float  # of the evaluations so far
     evaluated: list  # [global step, mean return] of the last one
+    evaluation_due: bool = False  # whether one was under way at this step when the run was stopped
     lines: dict[str, int] = field(default_factory=dict)  # of progress.csv and evaluations.csv
     episodes: list[list]  # [return, length] of those that ended since the last log line
     seconds: float  # of training, evaluations and checkpoints included
@@ -92,10 +94,10 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
         InputError: missing, damaged by as little as a bit, not one of ours, or of another algorithm than
             `algorithm`.
     """
-    file = Path(path) / "last.pt" if Path(path).is_dir() else Path(path)
-    if not file.is_file():
+    file = Path(path) / "last.pt" if os.path.isdir(path) else Path(path)
+    if not os.path.isfile(file):  # unlike `Path.is_file` it takes names that are too long
         hint = "give a run folder that holds last.pt, or the file itself."
-        if (file.parent / "args.json").is_file():
+        if os.path.isfile(file.parent / "args.json"):
             hint = f"the run in {file.parent} had none yet; start it again, with the same --run-name."
         raise InputError(f"There is no checkpoint at {file}: {hint}")
     try:

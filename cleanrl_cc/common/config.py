@@ -34,6 +34,7 @@ def read_config(path: str, cls: type) -> list[str]:
     try:
         text = Path(path).read_text(encoding="utf-8")
         values = yaml.load(text, yaml.BaseLoader)  # builds texts, lists and dictionaries alone
+        document = yaml.compose(text, yaml.BaseLoader)
     except OSError as error:
         raise InputError(f"--config {path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
@@ -44,6 +45,9 @@ def read_config(path: str, cls: type) -> list[str]:
         raise InputError(f"--config {path} is no YAML{where}: {example}.") from error
     if not isinstance(values, dict):
         raise InputError(f"--config {path} holds no arguments: {example}.")
+    keys = [key.value for key, _ in document.value]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise InputError(f"--config {path} says {twice} twice: keep one of the lines.")
     return to_words(values, cls, path)
 
 

@@ -23,7 +23,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from cleanrl_cc.common import wrappers
+from cleanrl_cc.common import announcements, wrappers
 from cleanrl_cc.common.checks import Checked
 from cleanrl_cc.common.episodes import Episodes
 from cleanrl_cc.common.errors import InputError, describe
@@ -257,7 +257,7 @@ def make_vector_env(args, continuous: bool = False) -> GroupedVectorEnv:
     if pixels := envs.envs[0].pixels:
         args.frame_stack = pixels.stack
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one
-        envs.announcement = f"Observations: {envs.envs[0].describe()}"
+        announcements.keep(f"Observations: {envs.envs[0].describe()}")
     return envs
 
 
@@ -284,7 +284,7 @@ def restore_envs(
         (N,) bool: whose episode is thereby cut, so that its last step counts as truncated.
     """
     observations, autoreset, differences = zip(*envs.call("restore", snapshots), strict=True)
-    envs.announce()
+    announcements.tell()
     if odd := [(index, what) for index, what in enumerate(differences) if what]:
         *others, last = (str(index) for index, _ in odd)
         names = f"environments {', '.join(others)} and {last}" if others else f"environment {last}"
@@ -301,15 +301,15 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     """The registered specification; CarRacing-v3 is found in its faster, pixel-identical form.
     Raises InputError with near matches, or with what keeps a module from being imported."""
     if env_id.startswith("dm_control/"):
-        choose_gl_backend()  # dm_control chooses for good when it is imported
+        choose_gl_backend(quietly=True)  # dm_control chooses for good when it is imported
         try:
             import shimmy  # noqa: F401  (registers the suite)
         except ImportError as error:  # Python 3.13 is installed without
             raise InputError(
                 f"{env_id} needs dm_control and shimmy, which Python 3.12 and older install: {error}."
             ) from error
-    module, _, name = env_id.rpartition(":")
-    if module:  # gym.spec, unlike gym.make, does not import it
+    module, colon, name = env_id.rpartition(":")
+    if colon:  # gym.spec, unlike gym.make, does not import it
         _import(module, env_id)
     try:
         return gym.spec(FAST_CAR_RACING if name == "CarRacing-v3" else name)

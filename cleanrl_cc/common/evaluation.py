@@ -5,7 +5,7 @@ more than one answer. Nothing here knows an algorithm.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.rendering import as_frame, uses_mujoco
@@ -33,6 +34,7 @@ def play_episodes(
     seeds: Sequence[int],
     films: dict | None = None,
     traces: dict | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> list[dict]:
     """One deterministic episode per seed; as an episode ends, its environment takes the next seed.
 
@@ -47,20 +49,24 @@ def play_episodes(
         films: by seed, the `Film` that is given what `env.render()` returns at every agent step.
         traces: by seed, receives an array (T + 1, 2): value and reward of each agent step, and at the end the
             value of the final observation (0 if terminated) with 0.
+        is_stopped: asked before every agent step.
 
     Returns:
         In the order of `seeds`: `seed`, undiscounted return `r`, length `l`, the environment's own measures,
-        and `cut`, 1.0, where the episode had not ended after `cut_steps(env)`.
+        and `cut`, 1.0, where the episode had not ended after `cut_steps(env)`. Nothing once it is stopped.
 
     Raises:
         InputError: a film cannot be written.
     """
+    announcements.tell()
     films = films or {}
     results = {}
     waiting = iter(seeds)
     try:
         playing: list[Any] = [_Episode(env, seed) for env, seed in zip(envs, waiting, strict=False)]
         while playing:
+            if is_stopped():
+                return []
             for episode in playing:
                 if episode.seed in films:
                     films[episode.seed].add(episode.env.render())

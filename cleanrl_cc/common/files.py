@@ -38,6 +38,9 @@ CHECKSUM = re.compile(rb"[0-9a-f]{8}")
 
 # --- writing ---
 
+REMEDIES: dict[int | None, str] = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable")
+REMEDIES |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), "name another file")
+
 
 @contextlib.contextmanager
 def writing(path: Path):
@@ -47,8 +50,7 @@ def writing(path: Path):
     except (OSError, RuntimeError) as error:  # torch wraps a failed write in RuntimeError
         if not path.parent.is_dir():
             raise gone(path.parent) from error
-        forbidden = getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS)
-        remedy = "make it writable" if forbidden else "free some disk space"
+        remedy = REMEDIES.get(getattr(error, "errno", None), "free some disk space")
         raise InputError(
             f"{path} could not be written ({error}): {remedy}. Earlier checkpoints are whole."
         ) from error
@@ -180,7 +182,9 @@ def move_aside(folder: Path) -> Path:
         InputError: it holds anything else, a policy for example, or is no folder, or is in use. It stays as
             it is.
     """
-    found = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
+    is_run = (folder / "args.json").is_file()
+    inside = folder.rglob("*") if is_run else folder.glob("*")  # of what is no run one look is enough
+    found = [path.relative_to(folder).as_posix() for path in sorted(inside)]
     others = [name for name in found if not any(fnmatch.fnmatch(name, known) for known in WITHOUT_CHECKPOINT)]
     if folder.is_symlink() or not folder.is_dir():
         reason = "is no folder"

@@ -13,7 +13,7 @@ import gymnasium as gym
 import torch
 
 from cleanrl_cc.common.distributed import launcher
-from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.files import atomic_file, move_aside
 from cleanrl_cc.common.machine import describe_machine
 
@@ -24,21 +24,34 @@ def new_folder(args, algorithm: str) -> Path:
     Where `args.run_name` names one in which a run was killed before its first checkpoint, what is there gets
     another name. Raises InputError where the folder holds anything else, or cannot be made.
     """
+    check_name("run_name", args.run_name)
+    require(args.runs_dir.strip() != "", "runs_dir", args.runs_dir, "a folder")
     now = time.strftime("%Y%m%d-%H%M%S")
     name = args.run_name or f"{re.sub(r'[/:]', '-', args.env_id)}__{algorithm}__{args.seed}__{now}"
     for suffix in ["", *(f"-{number}" for number in range(2, 100))]:  # runs may start in the same second
         folder = Path(args.runs_dir) / (name + suffix)
+        for parent in folder.absolute().parents:
+            if (parent / "last.pt").is_file():
+                raise InputError(f"{folder} lies inside another run, {parent}: choose another folder.")
         try:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
             if args.run_name:
                 return _begin_anew(folder)
-        except OSError as error:
-            raise InputError(
-                f"{folder} cannot be created ({error.strerror}): choose another --runs-dir."
-            ) from error
+        except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{folder} cannot be created ({reason}): choose another --runs-dir.") from error
     raise InputError(f"{folder} and many like it exist: choose another --runs-dir.")
+
+
+def check_name(flag: str, name: str | None):
+    """Raises InputError unless `name`, if there is one, is that of a folder which lies below another."""
+    if name is not None:
+        parts = Path(name).parts
+        inside = bool(parts) and ".." not in parts and not Path(name).is_absolute()
+        readable = name.strip() != "" and name.isprintable()
+        require(inside and readable, flag, name, "a name, or a path below the folder of runs")
 
 
 def _begin_anew(folder: Path) -> Path:

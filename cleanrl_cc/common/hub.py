@@ -96,7 +96,7 @@ def fetch(source: str) -> Path:
 def check(repo: str, folder: Path | None):
     """Raises InputError for what would fail after the episodes: no package, a wrong name, a used folder."""
     import_hub()
-    if not re.fullmatch(NAME, repo):
+    if not re.fullmatch(NAME, repo, re.ASCII):
         raise InputError(f"--push-to-hub {repo} is no name of a repository: write user/name.")
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--dry-run {folder} is there already: name a new folder.")

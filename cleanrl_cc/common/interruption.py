@@ -4,6 +4,9 @@ import contextlib
 import shlex
 import signal
 import sys
+from typing import Any
+
+from torch._guards import CompileContext
 
 from cleanrl_cc.common.distributed import exchange, launcher, size
 from cleanrl_cc.common.logs import Log
@@ -22,19 +25,19 @@ class Interruptible(Log):
         self.stop_signal: int | None = None
         self.received_signal: int | None = None  # one that the other processes do not know of yet
         self.saved_signal: int | None = None  # one upon which everything was saved
+        self.evaluation_due = False  # whether the last evaluation was given up for a signal
+        self.earlier_handlers: dict[int, Any] = {}
 
     def _take_signals(self):
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # not in the main thread: someone else handles signals
-                signal.signal(number, self._request_stop)
+                self.earlier_handlers[number] = signal.signal(number, self._request_stop)
 
     def _give_signals_back(self):
-        for number, handler in (
-            (signal.SIGINT, signal.default_int_handler),
-            (signal.SIGTERM, signal.SIG_DFL),
-        ):
+        for number, handler in self.earlier_handlers.items():
             with contextlib.suppress(ValueError):
                 signal.signal(number, handler)
+        self.earlier_handlers = {}
 
     def _request_stop(self, number: int, _frame):
         if size() > 1:
@@ -42,12 +45,15 @@ class Interruptible(Log):
             self.received_signal = number
             return
         if self.stop_signal is not None:
-            raise KeyboardInterrupt
+            raise SystemExit(128 + number)
+        if CompileContext.try_get() is not None:  # the first update, which may take a minute to begin
+            self.say("Stopped while torch.compile works: of this process no step is saved.")
+            raise SystemExit(128 + number)
         self.stop_signal = number
-        self.say(
-            "Stopping after this step (and its evaluation, if one is under way); again: at once, "
-            "without saving."
-        )
+        self.say("Stopping after this step; again: at once, without saving.")
+
+    def is_stopping(self) -> bool:
+        return self.stop_signal is not None
 
     def count_steps(self, steps: int) -> int:
         """The sum of `steps` over all processes, which also agree here whether to

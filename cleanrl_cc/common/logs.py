@@ -186,6 +186,13 @@ class Log:
         if self.tracker:
             self.tracker.log(values | {"global_step": global_step})
 
+    def _track_film(self, global_step: int, path: Path):
+        if self.tracker:
+            import wandb
+
+            film = wandb.Video(str(path), format="mp4")
+            self.tracker.log({"videos/evaluation": film, "global_step": global_step})
+
     def show_progress(self, global_step: int):
         """Moves the progress bar; where there is no terminal, prints a line every 30 seconds.
 

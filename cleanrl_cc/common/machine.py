@@ -16,8 +16,11 @@ import psutil
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils.hooks import RemovableHandle
 
-from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common import announcements
+from cleanrl_cc.common.errors import InputError, describe
 
 
 def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.device:
@@ -44,17 +47,14 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
     if args.precision == "auto":
         args.precision = "bf16" if bf16_is_native and pixels and bf16_is_faster(device) else "fp32"
     if args.precision == "bf16" and not bf16_is_native:
-        print(
-            "Warning: this processor has no bf16 instructions; "
-            "--precision fp32 will be several times faster.",
-            file=sys.stderr,
+        announcements.keep(
+            "Warning: this processor has no bf16 instructions; --precision fp32 will be several times faster."
         )
     compiler = os.environ.get("CXX", "g++")
     if args.compile and shutil.which(compiler) is None:
-        print(
+        announcements.keep(
             f"Warning: --compile finds no C++ compiler ({compiler}, or what CXX names): "
-            "updates are not compiled.",
-            file=sys.stderr,
+            "updates are not compiled."
         )
         args.compile = False
     if device.type == "cuda":
@@ -65,6 +65,9 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
         args.matmul = choose_matmul(args.matmul, products)
     torch.backends.cudnn.deterministic = True
     keep_pages()
+    if batch_sizes:  # of a run, which owns its process
+        watch_networks()
+        sys.excepthook = tell_shortage
     return device
 
 
@@ -90,9 +93,8 @@ def choose_matmul(name: str, products: list[tuple[int, int, int]]) -> str:
     """
     if name != "mkl" and not onednn_is_exact():
         if name == "onednn":
-            print(
-                "Warning: oneDNN would compute fp32 products in bf16 on this processor: MKL computes them.",
-                file=sys.stderr,
+            announcements.keep(
+                "Warning: oneDNN would compute fp32 products in bf16 on this processor: MKL computes them."
             )
         name = "mkl"
     if name == "auto":
@@ -103,7 +105,7 @@ def choose_matmul(name: str, products: list[tuple[int, int, int]]) -> str:
                 seconds[library] = min(seconds[library], sum(time_product(*product) for product in products))
         name = "onednn" if seconds["onednn"] < 5 / 6 * seconds["mkl"] else "mkl"
         times = ", ".join(f"{key} {1e3 * s:.2f} ms" for key, s in seconds.items())
-        print(f"Matrix products by {name}: {times}")
+        announcements.keep(f"Matrix products by {name}: {times}")
     torch.set_float32_matmul_precision(MATMUL[name])
     return name
 
@@ -166,13 +168,15 @@ def find_device(name: str) -> torch.device:
         raise InputError(
             f"--device {name} is not supported, since Apple's GPUs have no float64: use --device cpu."
         )
+    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if name != "cpu" and not (cards and name in ("cuda", *cards)):
+        there = ", ".join(["cpu", *cards])
+        raise InputError(f"--device {name} is not there; this machine has: {there}.")
     try:
-        torch.empty(1, device=name).item()  # "meta" exists but holds no data
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        count = torch.cuda.device_count()
-        there = "cpu" + "".join(f", cuda:{i}" for i in range(count))
-        raise InputError(f"--device {name} is not there; this machine has: {there}.") from error
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # a driver that does not fit, or a card that is full
+        raise InputError(f"--device {name} cannot be used: {describe(error)}.") from error
+    return torch.device(name)
 
 
 def keep_pages():
@@ -251,6 +255,48 @@ def require_memory(row_bytes: int, name: str, value: int):
             f"{flag} {value} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
             f"the largest that fits is {flag} {int(0.9 * free) // row_bytes}."
         )
+
+
+_watching: list[RemovableHandle] = []
+
+
+def watch_networks():
+    """Refuses networks that memory is too small for before they take it: a system that promises more than it
+    has would kill. Until `Run` has its agent."""
+    free = free_memory()
+    taken = 0
+
+    def count(module: nn.Module, name: str, parameter: torch.Tensor | None):
+        nonlocal taken
+        # weights and targets, and of the weights gradient and Adam's two moments
+        taken += 4 * parameter.nbytes if parameter is not None else 0
+        if taken > free:
+            raise InputError(
+                f"Networks of these sizes need more than the {free / 1e9:.1f} GB that are free: "
+                "choose fewer units, bins or atoms, or smaller images."
+            )
+
+    unwatch_networks()  # of a run that ended before it had its agent
+    _watching.append(register_module_parameter_registration_hook(count))
+
+
+def unwatch_networks():
+    for handle in _watching:
+        handle.remove()
+    _watching.clear()
+
+
+def tell_shortage(kind: type[BaseException], error: BaseException, trace):
+    """For sys.excepthook: memory that is refused, here or on a GPU, is told in a sentence."""
+    text = str(error)
+    if issubclass(kind, MemoryError) or "out of memory" in text or "t allocate memory" in text:
+        print(
+            "There is not enough memory: choose a smaller batch, buffer or network, or fewer environments; "
+            f"what was saved is whole ({describe(error)}).",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def describe_machine(device: torch.device) -> dict:

@@ -86,6 +86,8 @@ def expected(value, kind) -> str | None:
     if origin is tuple and parts[1:] == (...,):
         if type(value) is not tuple:
             return "a tuple"
+        if get_origin(parts[0]) is Literal and not 0 < len(value) == len(set(value)):
+            return f"one or more of {', '.join(map(str, get_args(parts[0])))}, each once"
         wrong = [expected(item, parts[0]) for item in value]
         return next((f"a tuple, each item {text}" for text in wrong if text), None)
     if kind is float and type(value) is float:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import gymnasium as gym
 import numpy as np
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.errors import InputError
 
 _PROBE = (
@@ -19,13 +20,15 @@ _PROBE = (
     "from OpenGL import GL; print(GL.glGetString(GL.GL_RENDERER).decode())"
 )
 
+_introduction: list[str] = []  # of the renderer that was found: said once, when it is certain that it draws
+
 
 def choose_gl_backend(quietly: bool = False) -> str:
     """Sets MUJOCO_GL to the first back end that works, found in a child process
     because a failed attempt cannot be undone.
 
     Args:
-        quietly: says nothing, where it is not certain that MuJoCo will draw.
+        quietly: says nothing, where it is not certain that MuJoCo will draw; the call that knows then does.
 
     Returns:
         "egl", "osmesa", the user's own MUJOCO_GL, "glfw" where the system
@@ -36,6 +39,8 @@ def choose_gl_backend(quietly: bool = False) -> str:
     # inherited by worker processes, which need not probe again
     chosen_by_us = os.environ.get("CLEANRL_CC_GL")
     if chosen_by_us:
+        if not quietly:
+            _introduce_renderer()
         return chosen_by_us
     # Mesa's software renderer: its threads cost a small picture more than they
     # give, and take cores from other processes.
@@ -47,22 +52,27 @@ def choose_gl_backend(quietly: bool = False) -> str:
         )
         if probe.returncode == 0:
             renderer = probe.stdout.strip()
-            if not quietly:
-                print(f"MuJoCo renders with {backend}: {renderer}", file=sys.stderr)
-            if not quietly and ("llvmpipe" in renderer or "softpipe" in renderer):
-                print(
-                    "Warning: this is software rendering; pixels from MuJoCo will be slow.", file=sys.stderr
-                )
+            _introduction.append(f"MuJoCo renders with {backend}: {renderer}")
+            if "llvmpipe" in renderer or "softpipe" in renderer:
+                _introduction.append("Warning: this is software rendering; pixels from MuJoCo will be slow.")
             break
     else:
         backend = "disabled"
     os.environ["MUJOCO_GL"] = os.environ["CLEANRL_CC_GL"] = backend
+    if not quietly:
+        _introduce_renderer()
     library = sys.modules.get("dm_control._render")
     if (
         library and library.BACKEND == "glfw"
     ):  # a user's module has imported it, and it has chosen a desktop's
         importlib.reload(library)
     return backend
+
+
+def _introduce_renderer():
+    for line in _introduction:
+        announcements.keep(line)
+    _introduction.clear()
 
 
 def is_a(value, path: str) -> bool:

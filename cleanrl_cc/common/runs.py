@@ -35,6 +35,7 @@ from cleanrl_cc.common.files import FolderLock
 from cleanrl_cc.common.folders import new_folder, write_description
 from cleanrl_cc.common.interruption import Interruptible
 from cleanrl_cc.common.logs import CSV_FILES
+from cleanrl_cc.common.machine import unwatch_networks
 from cleanrl_cc.common.tables import cut_csv
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
@@ -70,6 +71,7 @@ class Run(Interruptible):
         buffer: Buffer,
     ):
         super().__init__(args, writes=rank() == 0)
+        unwatch_networks()
         self.agent = agent
         self.envs = envs
         self.rng = rng
@@ -122,6 +124,10 @@ class Run(Interruptible):
                 self.lock.release()
             raise
         self._open(checkpoint.global_step, checkpoint.tracker_id)
+        if checkpoint.evaluation_due:
+            self.evaluate(checkpoint.global_step)
+            self.saved_signal = self.stop_signal  # one that came meanwhile found everything saved
+            self.exit_if_stopped()
         return obs, autoreset, checkpoint.global_step, dict(checkpoint.metrics)
 
     def _restore(self, path: str, checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
@@ -170,11 +176,11 @@ class Run(Interruptible):
     # Evaluation
 
     def evaluate(self, global_step: int) -> float:
-        """Plays `eval_episodes` deterministic episodes, always the same ones,
-        and keeps the best policy as `best.pt`.
+        """Plays `eval_episodes` deterministic episodes, always the same, and keeps the best as `best.pt`.
 
         Returns:
-            The mean return (on rank 0). The training's random generators do not notice.
+            The mean return (on rank 0); where a signal ends it that of the one before, and the resumed run
+            begins with it. The training's random generators do not notice.
         """
         if self.evaluated_step == global_step or not self.writes:
             return self.evaluation
@@ -190,9 +196,12 @@ class Run(Interruptible):
             films = {EVALUATION_SEED: Film(video, self.eval_envs[0], self.args.action_repeat)}
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + self.args.eval_episodes)
         generators = rng_state()
-        summary = summarize(play_episodes(self.eval_envs, self.agent, seeds, films))
+        episodes = play_episodes(self.eval_envs, self.agent, seeds, films, is_stopped=self.is_stopping)
         set_rng_state(generators)
-
+        self.evaluation_due = not episodes  # a resumed run then begins with it
+        if not episodes:
+            return self.evaluation
+        summary = summarize(episodes)
         self.evaluation = summary["return_mean"]
         self.evaluated_step = global_step
         self.say(f"step {global_step:,}: evaluation {self.evaluation:.1f} +- {summary['return_std']:.1f}")
@@ -202,17 +211,12 @@ class Run(Interruptible):
         if self.evaluation > self.best_return:
             self.best_return = self.evaluation
             save_checkpoint(self.folder / "best.pt", self._policy(global_step) | {"evaluation": summary})
-        if films and self.tracker:
-            import wandb
-
-            self.tracker.log(
-                {"videos/evaluation": wandb.Video(str(video), format="mp4"), "global_step": global_step}
-            )
+        if films:
+            self._track_film(global_step, video)
         return self.evaluation
 
     def _make_eval_envs(self, num_episodes: int):
-        """Makes those that are still missing to play so many episodes;
-        the first is the one that is filmed."""
+        """Makes those that are still missing to play so many episodes; the first one is filmed."""
         generators = rng_state()
         if not self.eval_envs:
             self.eval_envs.append(
@@ -284,6 +288,7 @@ class Run(Interruptible):
             replay_token=replay_token,
             best_return=self.best_return,
             evaluated=[self.evaluated_step, self.evaluation],
+            evaluation_due=self.evaluation_due,
             lines=self.lines,
             episodes=self.episodes,
             seconds=self.seconds(),
@@ -322,6 +327,8 @@ class Run(Interruptible):
         """
         mean_return = self.evaluate(global_step)
         self.save(global_step, metrics)
+        if self.evaluation_due:
+            self.exit_if_stopped()
         self.envs.close()
         self.close()
         if self.writes:

@@ -5,8 +5,10 @@ import io
 import itertools
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import atomic_file, writing
 
 
@@ -25,11 +27,21 @@ def append_csv(path: Path, row: dict):
         write_csv(path, [*read_csv(path), row])
 
 
+def start_csv(path: Path, columns: Sequence[str]):
+    """Sees to it that lines with these columns can be appended, before hours of work. Raises InputError."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        open(path, "a").close()
+        header = read_header(path)
+    if header and header != list(columns):
+        raise InputError(f"{path} holds other columns than {', '.join(columns)}: name another file.")
+
+
 def read_header(path: Path) -> list[str]:
     """The columns of a CSV file; none where there is no file or nothing in it."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", errors="replace") as file:
         return next(csv.reader(file), [])
 
 

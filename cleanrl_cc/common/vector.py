@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.vector.utils import batch_space
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError, describe
 
@@ -65,7 +66,6 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         self.processes = []
         self.num_envs = len(env_fns)
         self.num_steps = 0
-        self.announcement = None
         own, *self.groups = np.array_split(np.arange(self.num_envs), num_processes)
         seed_generators(seed, 0)
         self.envs = [env_fns[index]() for index in own]
@@ -93,9 +93,8 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         weakref.finalize(self, _kill, self.processes)  # where nobody calls `close`; workers ignore SIGTERM
 
     def reset(self, *, seed=None, options=None):
-        self.announce()
+        announcements.tell()
         self._ask("reset")
-        self.announce()
         return self.rows["obs"].copy(), {}
 
     def step(self, actions):
@@ -106,12 +105,6 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
             if episode:
                 infos = self._add_info(infos, {EPISODE: episode}, index)
         return *(self.rows[name].copy() for name in ("obs", "reward", "terminated", "truncated")), infos
-
-    def announce(self):
-        """Says what is to be said once, as playing begins: not before an error that ends the run."""
-        if self.announcement:
-            print(self.announcement, file=sys.stderr)
-        self.announcement = None
 
     def call(self, name: str, *args) -> tuple:
         """The results of each environment's method `name`."""
