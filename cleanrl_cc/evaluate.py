@@ -15,10 +15,14 @@ seeds from 20,000 on, this program from 10,000 on: the policy was not selected o
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without a traceback
 
 import numpy as np
 import torch
@@ -349,4 +353,5 @@ def main(argv: list[str] | None = None):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda number, _: sys.exit(128 + number))  # films are put away
     main()

@@ -16,10 +16,14 @@ Differs from the paper:
 """
 
 import math
+import signal
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without a traceback
 
 import numpy as np
 import torch

@@ -1,12 +1,38 @@
 """Signals, and what is left of a run's processes."""
 
+import os
+import shlex
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
-from helpers import SCRIPTS, checkpoint, command_line, start, survivors, train
+from helpers import (
+    ROOT,
+    SCRIPTS,
+    assert_same_runs,
+    checkpoint,
+    command_line,
+    flags,
+    resume,
+    start,
+    stop,
+    survivors,
+    train,
+)
 
+from cleanrl_cc.common import runs
 from cleanrl_cc.common.runs import Run
+from cleanrl_cc.common.tables import read_csv
+
+# Ctrl-C at so many moments of one script; with STORM=200 at 200 of each of the six
+NUM_INTERRUPTIONS = int(os.environ.get("STORM", 4))
+WATCHED = {"total_timesteps": 400, "num_envs": 2, "eval_frequency": 100, "checkpoint_frequency": 90}
+WATCHED |= {"capture_video": True, "eval_episodes": 3}
 
 
 def test_a_signal_after_the_save_of_its_step_is_saved_with_the_next(tmp_path, monkeypatch):
@@ -22,6 +48,105 @@ def test_a_signal_after_the_save_of_its_step_is_saved_with_the_next(tmp_path, mo
         train(SCRIPTS[0], tmp_path / "run", checkpoint_frequency=60)
     assert caught.value.code == 128 + signal.SIGTERM
     assert checkpoint(tmp_path / "run")["global_step"] == 61
+
+
+# --- Ctrl-C ---
+
+
+def start_and_wait(script: str, words: list[str]) -> subprocess.Popen:
+    """The command once it has begun to import libraries; what Python does before is not ours."""
+    process = start(script, words)
+    while "numpy" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.001)
+    return process
+
+
+@pytest.mark.parametrize("script", SCRIPTS if "STORM" in os.environ else SCRIPTS[:1])
+def test_ctrl_c_at_any_moment_says_one_thing_and_loses_nothing(script, tmp_path):
+    begun = time.monotonic()
+    process = start_and_wait(script, command_line(script, tmp_path / "whole", **WATCHED))
+    process.communicate(timeout=200)
+    seconds = time.monotonic() - begun
+    saved = 0
+    for number, moment in enumerate(np.random.default_rng(1).uniform(0, seconds, NUM_INTERRUPTIONS)):
+        folder = tmp_path / f"run-{number}"
+        process = start_and_wait(script, command_line(script, folder, **WATCHED))
+        time.sleep(moment)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal tells the workers, too
+        _, stderr = process.communicate(timeout=200)
+        assert "Traceback" not in stderr and "Error" not in stderr, f"after {moment:.3f} s: {stderr}"
+        assert process.returncode in (0, 130, -signal.SIGINT)
+        assert survivors(process) == []
+        assert process.returncode != 130 or stderr.splitlines()[-1].startswith("Saved. Go on with: python ")
+        assert not list(tmp_path.rglob("*.tmp*"))
+        if (folder / "last.pt").exists():
+            saved += 1
+            resume(script, folder)
+            assert_same_runs(folder, tmp_path / "whole")
+        else:
+            assert process.returncode == -signal.SIGINT
+    print(f"{script}: {NUM_INTERRUPTIONS} interruptions, {saved} of them saved")
+
+
+def test_an_evaluation_is_given_up_and_made_up_for(tmp_path, monkeypatch):
+    script = SCRIPTS[0]
+    changes = {"total_timesteps": 150, "eval_frequency": 100, "eval_episodes": 2}
+    train(script, tmp_path / "direct", **changes)
+    play = runs.play_episodes
+    played = []
+
+    def signal_arrives(*args, **kwargs):
+        played.append(True)
+        if len(played) != 3:  # in the first evaluation, when it is made up for, and in the last
+            os.kill(os.getpid(), signal.SIGTERM)
+        return play(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "play_episodes", signal_arrives)
+        for step in (100, 100, 150):
+            with pytest.raises(SystemExit) as caught:
+                resume(script, tmp_path / "run") if played else train(script, tmp_path / "run", **changes)
+            assert caught.value.code == 128 + signal.SIGTERM
+            state = checkpoint(tmp_path / "run")
+            assert (state["global_step"], state["evaluation_due"]) == (step, True)
+    resume(script, tmp_path / "run")
+    assert_same_runs(tmp_path / "run", tmp_path / "direct")
+    assert [row["global_step"] for row in read_csv(tmp_path / "run" / "evaluations.csv")] == ["100", "150"]
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once_without_a_traceback(tmp_path):
+    folder = tmp_path / "run"
+    words = command_line("td3", folder, total_timesteps=10**6, updates_per_step=1000, hidden_dim=256)
+    process = start_and_wait("td3", words)
+    while not (folder / "events").exists() and not list(folder.glob("events*")):
+        time.sleep(0.01)
+    time.sleep(1)  # it is in a step of a thousand updates
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 130 and "Traceback" not in stderr, stderr
+
+
+def test_the_printed_command_can_be_pasted(tmp_path):
+    folder = tmp_path / """it's "$HOME"; echo `x` & ü 环"""
+    process = start("td3", command_line("td3", folder, total_timesteps=10**5, checkpoint_frequency=50))
+    code, stderr = stop(process, signal.SIGINT, folder / "last.pt")
+    assert code == 130, stderr
+    command = stderr.splitlines()[-1].removeprefix("Saved. Go on with: ")
+    step = checkpoint(folder)["global_step"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    line = f"{command} {shlex.join(flags({'eval_episodes': 2}))}"
+    pasted = subprocess.Popen(["bash", "-c", f"exec {line}"], env=environment, start_new_session=True)
+    while checkpoint(folder)["global_step"] == step:
+        assert pasted.poll() is None
+        time.sleep(0.05)
+    pasted.terminate()
+    assert pasted.wait(timeout=200) == 143
+
+
+# --- processes ---
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
