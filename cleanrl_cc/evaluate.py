@@ -6,13 +6,13 @@
     python cleanrl_cc/evaluate.py runs/my-run --export-onnx policy.onnx
     python cleanrl_cc/evaluate.py runs/my-run --push-to-hub user/name
     python cleanrl_cc/evaluate.py hf://user/name
+    python cleanrl_cc/evaluate.py runs/my-run --script my_sac.py    # trained by a copy of a script
 
 The algorithm, the environment and the networks come from the checkpoint. The policy acts deterministically,
 and always on the environment as it is registered, without `--training-wrappers`. Training evaluates on the
 seeds from 20,000 on, this program from 10,000 on: the policy was not selected on the episodes that score it.
 """
 
-import importlib
 import json
 import os
 import signal
@@ -38,6 +38,7 @@ from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.evaluation import Film, analyze_value, play_episodes, side_by_side, summarize
 from cleanrl_cc.common.machine import start_torch
 from cleanrl_cc.common.ranges import Seed, Size
+from cleanrl_cc.common.scripts import find_script, load_script
 
 
 @dataclass
@@ -58,6 +59,8 @@ class Options:
     """print the result as one JSON object"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1"""
+    script: Path | None = None
+    """script that trained the policy, a copy of one of ours; None: the one of the checkpoint's name"""
     trust: bool = False
     """import the module that a checkpoint names for its environment: it may run any code"""
     export_onnx: Path | None = None
@@ -84,16 +87,24 @@ class Policy:
         agent: the script's `Agent`.
     """
 
-    def __init__(self, checkpoint: dict, device: str = "auto", precision: str | None = None):
+    def __init__(
+        self,
+        checkpoint: dict,
+        device: str = "auto",
+        precision: str | None = None,
+        script: str | Path | None = None,
+    ):
         """Rebuilds what a checkpoint holds.
 
         Args:
             precision: "fp32" or "bf16"; None: the one of its training, where this device has it.
+            script: the file that trained it; None: the one of its name beside this file.
 
         Raises:
             InputError: it does not fit its script, or its environment cannot be made.
         """
         algorithm = checkpoint["algorithm"]
+        module = load_script(Path(script)) if script else find_script(algorithm)
         self.recipe = checkpoint["recipe"]
         self.source = {"algorithm": algorithm, "env_id": self.recipe["env_id"]}
         self.source |= {"global_step": checkpoint["global_step"]}
@@ -102,8 +113,7 @@ class Policy:
         env.close()
         pixels = self.observation_space.dtype == np.uint8
         try:
-            script = importlib.import_module(f"cleanrl_cc.{algorithm}")
-            args = script.Args(**checkpoint["args"])
+            args = module.Args(**checkpoint["args"])
             trained_on = args.device
             args.device = device
             args.compile = False
@@ -112,9 +122,9 @@ class Policy:
             if precision is None and trained_on.split(":")[0] != torch_device.type:
                 args.precision = "auto"  # what is fast there may be slow here
                 start_torch(args, pixels)
-            self.agent = script.Agent(args, self.observation_space, self.action_space, torch_device)
+            self.agent = module.Agent(args, self.observation_space, self.action_space, torch_device)
             self.agent.load_state_dict(checkpoint["agent"])
-        except (ImportError, TypeError, RuntimeError, AttributeError) as error:
+        except (TypeError, RuntimeError, AttributeError) as error:
             reason = str(error).strip().splitlines()[0]
             message = f"The checkpoint does not fit this version of {algorithm}.py: {reason}."
             raise InputError(message) from error
@@ -162,7 +172,9 @@ class Policy:
         return obs.reshape(-1, *shape).astype(dtype, copy=False), obs.ndim == len(shape)
 
 
-def load_policy(source: str | Path, device: str = "auto", trust: bool = False) -> Policy:
+def load_policy(
+    source: str | Path, device: str = "auto", trust: bool = False, script: str | Path | None = None
+) -> Policy:
     """The policy of a checkpoint, ready to act. Random generators and torch's settings stay as they are.
 
     Args:
@@ -170,6 +182,7 @@ def load_policy(source: str | Path, device: str = "auto", trust: bool = False) -
         device: auto, cpu, cuda or cuda:1.
         trust: import the module that the checkpoint may name for its environment, from the working directory
             or from what is installed. Without it no code runs that the checkpoint chose.
+        script: the file that trained it, a copy of one of ours; None: the one of its name beside this file.
 
     Raises:
         InputError: no checkpoint, one that does not fit its script, or one that names a module and is not
@@ -181,7 +194,7 @@ def load_policy(source: str | Path, device: str = "auto", trust: bool = False) -
     products = torch.get_float32_matmul_precision()
     deterministic = torch.backends.cudnn.deterministic
     try:
-        return Policy(checkpoint, device)
+        return Policy(checkpoint, device, script=script)
     finally:  # a training run owns its process, a policy does not
         set_rng_state(generators)
         torch.set_num_threads(threads)
@@ -214,7 +227,7 @@ def evaluate(options: Options) -> dict:
     """
     check(options)
     path, checkpoint = read_checkpoint(options.checkpoint, options.trust)
-    return play(Policy(checkpoint, options.device), path, options)
+    return play(Policy(checkpoint, options.device, script=options.script), path, options)
 
 
 def check(options: Options):
@@ -290,7 +303,7 @@ def output_folder(source: str, path: Path) -> Path:
 def export_policy(options: Options):
     """Writes the files that --export-onnx and --export-torch name."""
     _, checkpoint = read_checkpoint(options.checkpoint, options.trust)
-    policy = Policy(checkpoint, "cpu", "fp32")
+    policy = Policy(checkpoint, "cpu", "fp32", options.script)
     env = policy.make_env()
     metadata = export.describe(env, policy.recipe, policy.source)
     program = export.trace(policy.agent, env)
@@ -304,7 +317,7 @@ def export_policy(options: Options):
 def push(options: Options, repo: str) -> dict:
     """Plays the episodes, and uploads policy and result to `repo`; with --dry-run only writes the folder."""
     path, checkpoint = read_checkpoint(options.checkpoint, options.trust)
-    policy = Policy(checkpoint, options.device)
+    policy = Policy(checkpoint, options.device, script=options.script)
     with tempfile.TemporaryDirectory() as temporary:
         film = Path(temporary) / "film.mp4" if draws(policy) else None
         result = play(policy, path, options, film)

@@ -3,12 +3,10 @@ presets, and what a resumed run may change."""
 
 import argparse
 import fnmatch
-import inspect
 import re
 import sys
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
 import tyro
@@ -18,6 +16,7 @@ from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module
 from cleanrl_cc.common.config import read_config
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.ranges import Count, Range, Seed, Size, Small, Steps, Whole, expected
+from cleanrl_cc.common.scripts import script_name, source_of, typed_words
 
 # --- the fields of every run ---
 
@@ -113,7 +112,7 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
             may not change.
     """
     announcements.forget()  # what a run that failed in this process could not say
-    argv = sys.argv[1:] if argv is None else argv
+    argv = typed_words()[1:] if argv is None else argv
     config = look_ahead(argv).config
     argv = [*([] if config is None else read_config(config, cls)), *argv]
     typed = look_ahead(argv)
@@ -189,7 +188,7 @@ def describe_fields(cls: type) -> dict[str, tuple[str, str]]:
     for base in reversed(cls.__mro__[:-1]):
         group = "Other"
         line = r'^    (?:# (.+)|(\w+): .+(?:\n    """((?:.|\n)*?)""")?)$'
-        for comment, name, text in re.findall(line, inspect.getsource(base), re.M):
+        for comment, name, text in re.findall(line, source_of(base), re.M):
             if comment:
                 group = comment
             elif name in described:
@@ -223,10 +222,6 @@ def check_args(args):
     for name, kind in get_type_hints(type(args), include_extras=True).items():
         wrong = expected(getattr(args, name), kind)
         require(wrong is None, name, getattr(args, name), wrong)
-
-
-def script_name(cls: type) -> str:
-    return Path(inspect.getfile(cls)).stem
 
 
 def _summary(cls: type) -> str:

@@ -312,7 +312,7 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     if colon:  # gym.spec, unlike gym.make, does not import it
         _import(module, env_id)
     try:
-        return gym.spec(FAST_CAR_RACING if name == "CarRacing-v3" else name)
+        spec = gym.spec(FAST_CAR_RACING if name == "CarRacing-v3" else name)
     except (gym.error.Error, ImportError) as error:
         near = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.5)
         hint = (
@@ -321,6 +321,10 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
             else "see gymnasium.envs.registry, or use module:Name-v0 for your own."
         )
         raise InputError(f"Unknown environment {env_id!r}: {hint}") from error
+    # a copy of this folder may have registered ours as its own
+    _, copied, place = str(spec.entry_point).rpartition("common.")
+    is_ours = spec.namespace == "cleanrl_cc" and copied
+    return replace(spec, entry_point=f"{__package__}.{place}") if is_ours else spec
 
 
 def _import(module: str, env_id: str):

@@ -12,10 +12,10 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 
-from cleanrl_cc.common.distributed import launcher
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.files import atomic_file, move_aside
 from cleanrl_cc.common.machine import describe_machine
+from cleanrl_cc.common.scripts import start_command
 
 
 def new_folder(args, algorithm: str) -> Path:
@@ -75,7 +75,7 @@ def write_description(folder: Path, args, algorithm: str):
     description = {
         "algorithm": algorithm,
         "args": asdict(args),
-        "commands": [*earlier, " ".join([launcher(), *sys.argv])],
+        "commands": [*earlier, start_command()],
         "machine": describe_machine(torch.device(args.device)),
         "versions": {
             "python": platform.python_version(),

@@ -1,15 +1,14 @@
 """What Ctrl-C and SIGTERM do to a run: it saves after the step under way, and ends."""
 
 import contextlib
-import shlex
 import signal
-import sys
 from typing import Any
 
 from torch._guards import CompileContext
 
-from cleanrl_cc.common.distributed import exchange, launcher, size
+from cleanrl_cc.common.distributed import exchange, size
 from cleanrl_cc.common.logs import Log
+from cleanrl_cc.common.scripts import resume_command
 
 
 class Interruptible(Log):
@@ -70,12 +69,12 @@ class Interruptible(Log):
         if self.saved_signal is None:
             return
         self.close()
-        words = [sys.argv[0], "--resume", str(self.folder)]
+        words = ["--resume", str(self.folder)]
         if ":" in self.args.env_id:  # a module, which a resumed run imports if it is typed
             words += ["--env-id", self.args.env_id]
         if any(":" in wrapper for wrapper in self.args.training_wrappers):
             words += ["--training-wrappers", *self.args.training_wrappers]
-        self.say(f"Saved. Go on with: {launcher()} {shlex.join(words)}")
+        self.say(f"Saved. Go on with: {resume_command(type(self.args), words)}")
         raise SystemExit(128 + self.saved_signal)
 
     def close(self):

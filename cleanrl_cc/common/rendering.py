@@ -82,7 +82,7 @@ def is_a(value, path: str) -> bool:
 
 
 def is_car_racing(base: gym.Env) -> bool:
-    return is_a(base, "cleanrl_cc.common.car_racing.FastCarRacing")
+    return is_a(base, f"{__package__}.car_racing.FastCarRacing")
 
 
 def is_dm_control(base: gym.Env) -> bool:

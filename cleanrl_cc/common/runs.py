@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from cleanrl_cc.common.arguments import RunArgs, script_name
+from cleanrl_cc.common.arguments import RunArgs
 from cleanrl_cc.common.checkpoints import (
     Agent,
     Buffer,
@@ -36,6 +36,7 @@ from cleanrl_cc.common.folders import new_folder, write_description
 from cleanrl_cc.common.interruption import Interruptible
 from cleanrl_cc.common.logs import CSV_FILES
 from cleanrl_cc.common.machine import unwatch_networks
+from cleanrl_cc.common.scripts import script_name
 from cleanrl_cc.common.tables import cut_csv
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
