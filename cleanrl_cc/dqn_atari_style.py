@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete, Space
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
@@ -35,6 +35,7 @@ from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import place_buffer, start_torch
 from cleanrl_cc.common.ranges import Bins, Count, Nonnegative, Positive, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
+from cleanrl_cc.common.updates import Adam, clip, compile_update
 
 # --- arguments ---
 
@@ -190,13 +191,13 @@ class Agent(nn.Module):
         self.q_target = QNetwork(args, *sizes).requires_grad_(False)
         self.q_target.load_state_dict(self.q_network.state_dict())
         self.to(device)
-        self.q_optimizer = optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=True)
+        self.q_optimizer = Adam(self.q_network.parameters(), args.learning_rate)
         self.optimizers = {"q": self.q_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.shifts = args.random_shift and len(obs_space.shape) == 3
         self.num_updates = 0
         if args.compile:
-            self.update_critic = torch.compile(self.update_critic)
+            self.update_critic = compile_update(self.update_critic, args, device)
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
@@ -227,10 +228,6 @@ class Agent(nn.Module):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the online network; now and then one of the target."""
-        if self.shifts:
-            obs = self.random_shift(batch.obs)
-            next_obs = self.random_shift(batch.next_obs)
-            batch = batch._replace(obs=obs, next_obs=next_obs)
         metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
@@ -238,6 +235,11 @@ class Agent(nn.Module):
         return metrics
 
     def update_critic(self, batch: Batch) -> dict[str, Tensor]:
+        """What --compile makes one graph."""
+        if self.shifts:
+            obs = self.random_shift(batch.obs)
+            next_obs = self.random_shift(batch.next_obs)
+            batch = batch._replace(obs=obs, next_obs=next_obs)
         # y = R + γᵐ (1 - d) 1/D Σ_d Q̄_d(s', b_d),  b_d = argmax_b Q_d(s', b)  (Seyde et al. 2022)
         # One dimension: y = R + γᵐ (1 - d) max_b Q̄(s', b)  (Mnih et al. 2015, algorithm 1)
         rewards = self.args.reward_scale * batch.rewards
@@ -251,10 +253,8 @@ class Agent(nn.Module):
         with self.autocast():
             q = self.q_network(batch.obs).gather(2, batch.actions[:, :, None]).squeeze(2).mean(dim=1)
         qf_loss = F.smooth_l1_loss(q, target_q) if self.args.loss == "huber" else F.mse_loss(q, target_q)
-        self.q_optimizer.zero_grad()
-        qf_loss.backward()
-        nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
-        self.q_optimizer.step()
+        gradients = torch.autograd.grad(qf_loss, self.q_optimizer.parameters)
+        self.q_optimizer.step(clip(gradients, max_norm=10))
         return {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete, Space
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
@@ -31,6 +31,7 @@ from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import place_buffer, start_torch
 from cleanrl_cc.common.ranges import Bins, Count, Nonnegative, Positive, Real, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
+from cleanrl_cc.common.updates import Adam, clip, compile_update
 
 # --- arguments ---
 
@@ -234,14 +235,13 @@ class Agent(nn.Module):
         self.q_target = QNetwork(args, *sizes).requires_grad_(False)
         self.q_target.load_state_dict(self.q_network.state_dict())
         self.to(device)
-        parameters = self.q_network.parameters()
-        self.q_optimizer = optim.Adam(parameters, lr=args.learning_rate, eps=1.5e-4, fused=True)
+        self.q_optimizer = Adam(self.q_network.parameters(), args.learning_rate, eps=1.5e-4)
         self.optimizers = {"q": self.q_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.shifts = args.random_shift and len(obs_space.shape) == 3
         self.num_updates = 0
         if args.compile:
-            self.update_critic = torch.compile(self.update_critic)
+            self.update_critic = compile_update(self.update_critic, args, device)
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
@@ -288,10 +288,6 @@ class Agent(nn.Module):
 
     def update(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of the online network; now and then one of the target. Returns TD errors (B,), metrics."""
-        if self.shifts:
-            obs = self.random_shift(batch.obs)
-            next_obs = self.random_shift(batch.next_obs)
-            batch = batch._replace(obs=obs, next_obs=next_obs)
         td_errors, metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
@@ -299,6 +295,11 @@ class Agent(nn.Module):
         return td_errors, metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What --compile makes one graph."""
+        if self.shifts:
+            obs = self.random_shift(batch.obs)
+            next_obs = self.random_shift(batch.next_obs)
+            batch = batch._replace(obs=obs, next_obs=next_obs)
         rewards = self.args.reward_scale * batch.rewards
         gammas = batch.gammas * (1 - batch.terminations)
         with torch.no_grad(), self.autocast():
@@ -324,10 +325,8 @@ class Agent(nn.Module):
             td_errors = q - target_q
             metrics = {}
         qf_loss = (batch.weights * losses).mean()
-        self.q_optimizer.zero_grad()
-        qf_loss.backward()
-        nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
-        self.q_optimizer.step()
+        gradients = torch.autograd.grad(qf_loss, self.q_optimizer.parameters)
+        self.q_optimizer.step(clip(gradients, max_norm=10))
         metrics |= {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
         return td_errors.detach(), metrics
 

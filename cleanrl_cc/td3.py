@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
@@ -33,6 +33,7 @@ from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import Fp32Linear, place_buffer, start_torch
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
+from cleanrl_cc.common.updates import Adam, compile_update
 
 # --- arguments ---
 
@@ -235,17 +236,15 @@ class Agent(nn.Module):
             *self.critic_target.parameters(),
         ]
         self.online_tensors: list[Tensor] = [*self.actor.parameters(), *self.critic.parameters()]
-        adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
-        self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
-        self.actor_parameters = list(self.actor.parameters())
-        self.actor_optimizer = adam(self.actor_parameters)
+        critic_parameters = [*self.encoder.parameters(), *self.critic.parameters()]
+        self.q_optimizer = Adam(critic_parameters, args.learning_rate)
+        self.actor_optimizer = Adam(self.actor.parameters(), args.learning_rate)
         self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.exploration_noise = args.exploration_noise
         self.num_updates = 0
         if args.compile:
-            self.update_critic = torch.compile(self.update_critic)
-            self.update_actor = torch.compile(self.update_actor)
+            self.update_networks = compile_update(self.update_networks, args, device)
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
@@ -277,13 +276,17 @@ class Agent(nn.Module):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the critic, and at every `policy_frequency`-th one of actor and targets."""
+        self.num_updates += 1
+        return self.update_networks(batch, actor_too=self.num_updates % self.args.policy_frequency == 0)
+
+    def update_networks(self, batch: Batch, actor_too: bool) -> dict[str, Tensor]:
+        """What --compile makes one graph, with the actor's step and another one without."""
         if self.pixels and self.args.random_shift:
             obs = self.random_shift(batch.obs)
             next_obs = self.random_shift(batch.next_obs)
             batch = batch._replace(obs=obs, next_obs=next_obs)
         encoding, metrics = self.update_critic(batch)
-        self.num_updates += 1
-        if self.num_updates % self.args.policy_frequency == 0:
+        if actor_too:
             metrics |= self.update_actor(encoding)
             self.update_targets()
         return metrics
@@ -305,9 +308,7 @@ class Agent(nn.Module):
             encoding = self.encoder(batch.obs)
             q1, q2 = self.critic(encoding, batch.actions)
         qf_loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
-        self.q_optimizer.zero_grad()
-        qf_loss.backward()
-        self.q_optimizer.step()
+        self.q_optimizer.step(torch.autograd.grad(qf_loss, self.q_optimizer.parameters))
         return encoding.detach(), {"losses/qf_loss": qf_loss.detach(), "losses/q1": q1.detach().mean()}
 
     def update_actor(self, encoding: Tensor) -> dict[str, Tensor]:
@@ -315,9 +316,8 @@ class Agent(nn.Module):
         with self.autocast():
             (q1,) = self.critic(encoding, self.actor(encoding), num=1)
         actor_loss = -q1.mean()
-        self.actor_optimizer.zero_grad()
-        actor_loss.backward(inputs=self.actor_parameters)  # the critic gets no gradient
-        self.actor_optimizer.step()
+        # the critic gets no gradient
+        self.actor_optimizer.step(torch.autograd.grad(actor_loss, self.actor_optimizer.parameters))
         return {"losses/actor_loss": actor_loss.detach()}
 
     @torch.no_grad()

@@ -184,23 +184,6 @@ def keep_pages():
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def flatten(module: nn.Module) -> torch.Tensor:
-    """Makes the parameters of `module` views of one tensor (number of weights,), which is returned, and their
-    gradients views of its gradient: Adam and clipping take one call instead of one per parameter, and an
-    update of small networks 0.87 of the time."""
-    parameters = list(module.parameters())
-    sizes = [parameter.numel() for parameter in parameters]
-    flat = parameters[0].new_empty(sum(sizes))
-    flat.grad = torch.zeros_like(flat)
-    for parameter, weights, gradient in zip(
-        parameters, flat.data.split(sizes), flat.grad.split(sizes), strict=True
-    ):
-        layout = parameter.shape, parameter.stride()  # those of a convolution may be channels_last
-        parameter.data = weights.as_strided(*layout).copy_(parameter.data)
-        parameter.grad = gradient.as_strided(*layout)
-    return flat
-
-
 def free_memory(root: Path = Path("/")) -> int:
     """Bytes that this process may still use: what is free, or what its cgroup, or
     one above it, leaves if that is less."""
