@@ -33,7 +33,7 @@ from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.distributed import connect, mean_over_processes, size, sum_over_processes, take_rank
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
-from cleanrl_cc.common.machine import Fp32Linear, require_memory, start_torch
+from cleanrl_cc.common.machine import Fp32Linear, require_memory, start_torch, to_device
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Real, Size, Small, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 from cleanrl_cc.common.updates import Adam, clip, compile_update
@@ -323,7 +323,7 @@ class Agent(nn.Module):
     ) -> dict[str, Tensor]:
         """Learns from a full buffer, after which came `next_obs`, and empties it."""
         args = self.args
-        to_tensor = partial(torch.as_tensor, device=self.device)
+        to_tensor = partial(to_device, device=self.device)
         rows = np.flatnonzero(~buffer.final)  # of all T * N those whose action the policy chose
         rewards = buffer.rewards
         if args.normalize:

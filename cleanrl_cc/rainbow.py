@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
-from cleanrl_cc.common.machine import place_buffer, start_torch
+from cleanrl_cc.common.machine import place_buffer, start_torch, to_device
 from cleanrl_cc.common.ranges import Bins, Count, Nonnegative, Positive, Real, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 from cleanrl_cc.common.updates import Adam, clip, compile_update
@@ -384,8 +384,8 @@ class ReplayBuffer:
         """One row: obs (N, *obs_shape), actions (N, D), the others (N,); `final`: the action was ignored."""
         row = self.num_added % self.num_rows
         self.ages[row] = np.where(self.final[row - 1], 0, np.minimum(self.ages[row - 1], self.stack - 1) + 1)
-        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
-        self.actions[row] = torch.as_tensor(actions)
+        self.frames[row] = to_device(obs[:, -self.frames.shape[2] :], self.frames.device)  # a stack's newest
+        self.actions[row] = to_device(actions, self.actions.device)
         self.rewards[row] = rewards
         self.terminations[row] = terminations
         self.truncations[row] = truncations
@@ -419,7 +419,7 @@ class ReplayBuffer:
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
         discounts = self.gamma ** np.arange(self.n_step) * alive
         num_steps = alive.sum(axis=1)  # m
-        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
+        to_tensor = partial(to_device, device=self.device, dtype=torch.float32)
         return Batch(
             self._stacks(rows, envs),
             self._gather(self.actions, rows, envs).long(),
@@ -448,8 +448,8 @@ class ReplayBuffer:
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = torch.as_tensor((rows % self.num_rows * self.num_envs + envs).ravel(), device=column.device)
-        return column.flatten(0, 1).index_select(0, flat).to(self.device)
+        flat = to_device((rows % self.num_rows * self.num_envs + envs).ravel(), column.device)
+        return to_device(column.flatten(0, 1).index_select(0, flat), self.device)
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
