@@ -1,10 +1,11 @@
 """What an update is made of: Adam as torch's, and one graph that computes what eager code does."""
 
 import stat
+from functools import partial
 
 import pytest
 import torch
-from helpers import PIXELS, SCRIPTS, assert_same, assert_same_training, checkpoint, resume, train
+from helpers import PIXELS, SCRIPTS, assert_same, assert_same_training, checkpoint, load_script, resume, train
 from torch import nn
 
 from cleanrl_cc.common.updates import Adam, clip
@@ -131,7 +132,10 @@ def test_gradients_are_clipped_as_by_torch(max_norm):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_one_graph_learns_what_eager_code_does(script, problem, counted, tmp_path, capsys):
+def test_one_graph_learns_what_eager_code_does(script, problem, counted, tmp_path, monkeypatch, capsys):
+    # Adam moves a weight by the learning rate even where its gradient is a rounding error, in which any two
+    # orders of summing differ; a larger epsilon ends that. Those of PPO and Rainbow are larger already.
+    monkeypatch.setattr(load_script(script), "Adam", partial(Adam, eps=1e-5))
     changes = PROBLEMS[problem]
     if script in ("sac_drq", "ppo_continuous"):
         changes = changes | {"learning_rate_schedule": "linear"}
