@@ -31,15 +31,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
-from cleanrl_cc.common.distributed import connect, size, sum_over_processes, take_rank
+from cleanrl_cc.common.distributed import connect, mean_over_processes, size, sum_over_processes, take_rank
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
-from cleanrl_cc.common.machine import Fp32Linear, flatten, require_memory, start_torch
+from cleanrl_cc.common.machine import Fp32Linear, require_memory, start_torch, to_device
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Real, Size, Small, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
+from cleanrl_cc.common.updates import Adam, clip, compile_update
 
 # --- arguments ---
 
@@ -277,13 +278,12 @@ class Agent(nn.Module):
         self.obs_statistics = RunningStatistics(*obs_space.shape) if normalizes else None
         self.return_statistics = RunningStatistics()
         self.to(device)
-        self.weights = flatten(self)
-        self.optimizer = optim.Adam([self.weights], lr=args.learning_rate, eps=1e-5, fused=True)
+        self.optimizer = Adam(self.parameters(), args.learning_rate, eps=1e-5)
         self.optimizers = {"ppo": self.optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.num_updates = 0
         if args.compile:
-            self.losses = torch.compile(self.losses)
+            self.update_minibatch = compile_update(self.update_minibatch, args, device, rows_vary=True)
 
     def forward(self, obs: Tensor) -> tuple[Normal | Beta, Tensor]:
         """The policy's distribution and the values (B,) of normalised observations (B, *obs_shape)."""
@@ -327,7 +327,7 @@ class Agent(nn.Module):
     ) -> dict[str, Tensor]:
         """Learns from a full buffer, after which came `next_obs`, and empties it."""
         args = self.args
-        to_tensor = partial(torch.as_tensor, device=self.device)
+        to_tensor = partial(to_device, device=self.device)
         rows = np.flatnonzero(~buffer.final)  # of all T * N those whose action the policy chose
         rewards = buffer.rewards
         if args.normalize:
@@ -367,9 +367,11 @@ class Agent(nn.Module):
             "losses/explained_variance": 1 - unexplained,
         }
 
-    def losses(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple[Tensor, ...]:
-        """Of normalised observations (B, *obs_shape), actions (B, A), the others (B,): the loss to descend,
-        then policy loss, value loss, entropy and the log-ratios (B,) of new to old policy, detached."""
+    def update_minibatch(
+        self, obs, actions, old_log_probs, old_values, advantages, returns
+    ) -> tuple[Tensor, ...]:
+        """One gradient step, which --compile makes one graph. Takes normalised observations (B, *obs_shape),
+        actions (B, A), the others (B,); returns policy loss, value loss, entropy and log-ratios (B,)."""
         policy, values = self(obs)
         std, mean = torch.std_mean(advantages)
         if size() > 1:  # of the minibatches of all processes
@@ -389,20 +391,11 @@ class Agent(nn.Module):
         value_loss = errors.mean()
         entropy = policy.entropy()
         loss = policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy
-        return loss, *(part.detach() for part in (policy_loss, value_loss, entropy, log_ratio))
-
-    def update_minibatch(self, *minibatch: Tensor) -> list[Tensor]:
-        """One gradient step on a minibatch; returns what `losses` does beside the loss."""
-        loss, *parts = self.losses(*minibatch)
-        gradient = self.weights.grad.zero_()
-        loss.backward()
-        if size() > 1:  # that of the mean over the rows of all processes, which the last element counts
-            total = sum_over_processes(torch.cat([gradient, gradient.new_ones(1)]) * len(minibatch[0]))
-            gradient.copy_(total[:-1] / total[-1])
-        # g ← g min(1, c / |g|)
-        gradient.mul_((self.args.max_grad_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0))
-        self.optimizer.step()
-        return parts
+        gradients = torch.autograd.grad(loss, self.optimizer.parameters)
+        if size() > 1:
+            gradients = mean_over_processes(gradients, len(obs))
+        self.optimizer.step(clip(gradients, self.args.max_grad_norm))
+        return tuple(part.detach() for part in (policy_loss, value_loss, entropy, log_ratio))
 
 
 # --- rollout buffer ---
@@ -514,14 +507,14 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
             cosine = (1 + math.cos(math.pi * progress)) / 2
             schedules = {"constant": 1.0, "linear": 1 - progress, "cosine": cosine}
             learning_rate = args.learning_rate * schedules[args.learning_rate_schedule]
-            agent.optimizer.param_groups[0]["lr"] = learning_rate
+            agent.optimizer.learning_rate.fill_(learning_rate)
             metrics = agent.update(buffer, obs, rng)
 
         # 5. log
         run.log_episodes(global_step, infos)
         run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            learning_rate = agent.optimizer.param_groups[0]["lr"]
+            learning_rate = agent.optimizer.learning_rate.item()
             charts = {"charts/num_updates": agent.num_updates, "charts/learning_rate": learning_rate}
             run.log(global_step, metrics | charts)
 

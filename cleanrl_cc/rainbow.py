@@ -27,14 +27,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete, Space
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
-from cleanrl_cc.common.machine import place_buffer, start_torch
+from cleanrl_cc.common.machine import place_buffer, start_torch, to_device
 from cleanrl_cc.common.ranges import Bins, Count, Nonnegative, Positive, Real, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
+from cleanrl_cc.common.updates import Adam, clip, compile_update
 
 # --- arguments ---
 
@@ -238,14 +239,13 @@ class Agent(nn.Module):
         self.q_target = QNetwork(args, *sizes).requires_grad_(False)
         self.q_target.load_state_dict(self.q_network.state_dict())
         self.to(device)
-        parameters = self.q_network.parameters()
-        self.q_optimizer = optim.Adam(parameters, lr=args.learning_rate, eps=1.5e-4, fused=True)
+        self.q_optimizer = Adam(self.q_network.parameters(), args.learning_rate, eps=1.5e-4)
         self.optimizers = {"q": self.q_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.shifts = args.random_shift and len(obs_space.shape) == 3
         self.num_updates = 0
         if args.compile:
-            self.update_critic = torch.compile(self.update_critic)
+            self.update_critic = compile_update(self.update_critic, args, device)
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
@@ -292,10 +292,6 @@ class Agent(nn.Module):
 
     def update(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of the online network; now and then one of the target. Returns TD errors (B,), metrics."""
-        if self.shifts:
-            obs = self.random_shift(batch.obs)
-            next_obs = self.random_shift(batch.next_obs)
-            batch = batch._replace(obs=obs, next_obs=next_obs)
         td_errors, metrics = self.update_critic(batch)
         self.num_updates += 1
         if self.num_updates % self.args.target_update_frequency == 0:
@@ -303,6 +299,11 @@ class Agent(nn.Module):
         return td_errors, metrics
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What --compile makes one graph."""
+        if self.shifts:
+            obs = self.random_shift(batch.obs)
+            next_obs = self.random_shift(batch.next_obs)
+            batch = batch._replace(obs=obs, next_obs=next_obs)
         rewards = self.args.reward_scale * batch.rewards
         gammas = batch.gammas * (1 - batch.terminations)
         with torch.no_grad(), self.autocast():
@@ -328,10 +329,8 @@ class Agent(nn.Module):
             td_errors = q - target_q
             metrics = {}
         qf_loss = (batch.weights * losses).mean()
-        self.q_optimizer.zero_grad()
-        qf_loss.backward()
-        nn.utils.clip_grad_norm_(self.q_network.parameters(), max_norm=10)
-        self.q_optimizer.step()
+        gradients = torch.autograd.grad(qf_loss, self.q_optimizer.parameters)
+        self.q_optimizer.step(clip(gradients, max_norm=10))
         metrics |= {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
         return td_errors.detach(), metrics
 
@@ -389,8 +388,8 @@ class ReplayBuffer:
         """One row: obs (N, *obs_shape), actions (N, D), the others (N,); `final`: the action was ignored."""
         row = self.num_added % self.num_rows
         self.ages[row] = np.where(self.final[row - 1], 0, np.minimum(self.ages[row - 1], self.stack - 1) + 1)
-        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
-        self.actions[row] = torch.as_tensor(actions)
+        self.frames[row] = to_device(obs[:, -self.frames.shape[2] :], self.frames.device)  # a stack's newest
+        self.actions[row] = to_device(actions, self.actions.device)
         self.rewards[row] = rewards
         self.terminations[row] = terminations
         self.truncations[row] = truncations
@@ -424,7 +423,7 @@ class ReplayBuffer:
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
         discounts = self.gamma ** np.arange(self.n_step) * alive
         num_steps = alive.sum(axis=1)  # m
-        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
+        to_tensor = partial(to_device, device=self.device, dtype=torch.float32)
         return Batch(
             self._stacks(rows, envs),
             self._gather(self.actions, rows, envs).long(),
@@ -453,8 +452,8 @@ class ReplayBuffer:
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = torch.as_tensor((rows % self.num_rows * self.num_envs + envs).ravel(), device=column.device)
-        return column.flatten(0, 1).index_select(0, flat).to(self.device)
+        flat = to_device((rows % self.num_rows * self.num_envs + envs).ravel(), column.device)
+        return to_device(column.flatten(0, 1).index_select(0, flat), self.device)
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""

@@ -29,14 +29,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
-from cleanrl_cc.common.machine import Fp32Linear, place_buffer, start_torch
+from cleanrl_cc.common.machine import Fp32Linear, place_buffer, start_torch, to_device
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
+from cleanrl_cc.common.updates import Adam, compile_update
 
 # --- arguments ---
 
@@ -239,17 +240,15 @@ class Agent(nn.Module):
             *self.critic_target.parameters(),
         ]
         self.online_tensors: list[Tensor] = [*self.actor.parameters(), *self.critic.parameters()]
-        adam = partial(optim.Adam, lr=args.learning_rate, fused=True)
-        self.q_optimizer = adam([*self.encoder.parameters(), *self.critic.parameters()])
-        self.actor_parameters = list(self.actor.parameters())
-        self.actor_optimizer = adam(self.actor_parameters)
+        critic_parameters = [*self.encoder.parameters(), *self.critic.parameters()]
+        self.q_optimizer = Adam(critic_parameters, args.learning_rate)
+        self.actor_optimizer = Adam(self.actor.parameters(), args.learning_rate)
         self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
         self.exploration_noise = args.exploration_noise
         self.num_updates = 0
         if args.compile:
-            self.update_critic = torch.compile(self.update_critic)
-            self.update_actor = torch.compile(self.update_actor)
+            self.update_networks = compile_update(self.update_networks, args, device)
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
@@ -281,13 +280,17 @@ class Agent(nn.Module):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the critic, and at every `policy_frequency`-th one of actor and targets."""
+        self.num_updates += 1
+        return self.update_networks(batch, actor_too=self.num_updates % self.args.policy_frequency == 0)
+
+    def update_networks(self, batch: Batch, actor_too: bool) -> dict[str, Tensor]:
+        """What --compile makes one graph, with the actor's step and another one without."""
         if self.pixels and self.args.random_shift:
             obs = self.random_shift(batch.obs)
             next_obs = self.random_shift(batch.next_obs)
             batch = batch._replace(obs=obs, next_obs=next_obs)
         encoding, metrics = self.update_critic(batch)
-        self.num_updates += 1
-        if self.num_updates % self.args.policy_frequency == 0:
+        if actor_too:
             metrics |= self.update_actor(encoding)
             self.update_targets()
         return metrics
@@ -309,9 +312,7 @@ class Agent(nn.Module):
             encoding = self.encoder(batch.obs)
             q1, q2 = self.critic(encoding, batch.actions)
         qf_loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
-        self.q_optimizer.zero_grad()
-        qf_loss.backward()
-        self.q_optimizer.step()
+        self.q_optimizer.step(torch.autograd.grad(qf_loss, self.q_optimizer.parameters))
         return encoding.detach(), {"losses/qf_loss": qf_loss.detach(), "losses/q1": q1.detach().mean()}
 
     def update_actor(self, encoding: Tensor) -> dict[str, Tensor]:
@@ -319,9 +320,8 @@ class Agent(nn.Module):
         with self.autocast():
             (q1,) = self.critic(encoding, self.actor(encoding), num=1)
         actor_loss = -q1.mean()
-        self.actor_optimizer.zero_grad()
-        actor_loss.backward(inputs=self.actor_parameters)  # the critic gets no gradient
-        self.actor_optimizer.step()
+        # the critic gets no gradient
+        self.actor_optimizer.step(torch.autograd.grad(actor_loss, self.actor_optimizer.parameters))
         return {"losses/actor_loss": actor_loss.detach()}
 
     @torch.no_grad()
@@ -375,8 +375,8 @@ class ReplayBuffer:
         """One row: obs (N, *obs_shape), actions (N, A), the others (N,); `final`: the action was ignored."""
         row = self.num_added % self.num_rows
         self.ages[row] = np.where(self.final[row - 1], 0, np.minimum(self.ages[row - 1], self.stack - 1) + 1)
-        self.frames[row] = torch.as_tensor(obs[:, -self.frames.shape[2] :])  # the newest of a stack
-        self.actions[row] = torch.as_tensor(actions)
+        self.frames[row] = to_device(obs[:, -self.frames.shape[2] :], self.frames.device)  # a stack's newest
+        self.actions[row] = to_device(actions, self.actions.device)
         self.rewards[row] = rewards
         self.terminations[row] = terminations
         self.truncations[row] = truncations
@@ -401,7 +401,7 @@ class ReplayBuffer:
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
         discounts = self.gamma ** np.arange(self.n_step) * alive
         num_steps = alive.sum(axis=1)  # m
-        to_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.device)
+        to_tensor = partial(to_device, device=self.device, dtype=torch.float32)
         return Batch(
             self._stacks(rows, envs),
             self._gather(self.actions, rows, envs),
@@ -417,8 +417,8 @@ class ReplayBuffer:
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = torch.as_tensor((rows % self.num_rows * self.num_envs + envs).ravel(), device=column.device)
-        return column.flatten(0, 1).index_select(0, flat).to(self.device)
+        flat = to_device((rows % self.num_rows * self.num_envs + envs).ravel(), column.device)
+        return to_device(column.flatten(0, 1).index_select(0, flat), self.device)
 
     def arrays(self) -> dict:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""

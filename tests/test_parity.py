@@ -139,8 +139,8 @@ def test_sac_updates_equal_stable_baselines3(n_step, monkeypatch):
     model.actor.action_dist.epsilon = 0.0  # in log(1 - tanh² u + ε), which we compute without
     # Adam moves a weight by the learning rate even where its gradient is a rounding error; a larger epsilon
     # ends that. Their critic loss has a factor of 1/2 that Adam ignores, if epsilon has it too.
-    model.actor.optimizer.param_groups[0]["eps"] = agent.actor_optimizer.param_groups[0]["eps"] = 1e-5
-    model.critic.optimizer.param_groups[0]["eps"], agent.q_optimizer.param_groups[0]["eps"] = 1e-5, 2e-5
+    model.actor.optimizer.param_groups[0]["eps"] = agent.actor_optimizer.eps = 1e-5
+    model.critic.optimizer.param_groups[0]["eps"], agent.q_optimizer.eps = 1e-5, 2e-5
 
     generator = torch.Generator().manual_seed(2)
     for _ in range(3):
@@ -197,9 +197,9 @@ def test_deterministic_updates_equal_stable_baselines3(script, peer, to_weights,
     args = script.Args(precision="fp32", hidden_dim=256, n_step=n_step, **rates)
     agent = script.Agent(args, Spaces.observation_space, Spaces.action_space, torch.device("cpu"))
     agent.load_state_dict(to_weights(model))
-    for optimizer in (model.actor.optimizer, model.critic.optimizer, *agent.optimizers.values()):
-        # Adam moves a weight by the learning rate even where its gradient is a rounding error
-        optimizer.param_groups[0]["eps"] = 1e-5
+    # Adam moves a weight by the learning rate even where its gradient is a rounding error
+    model.actor.optimizer.param_groups[0]["eps"] = agent.actor_optimizer.eps = 1e-5
+    model.critic.optimizer.param_groups[0]["eps"] = agent.q_optimizer.eps = 1e-5
 
     generator = torch.Generator().manual_seed(2)
     for update in range(1, 5):
@@ -272,7 +272,7 @@ def test_a_training_equals_stable_baselines3(script, peer, to_weights, monkeypat
             if is_sac:  # theirs is log α (...), ours α (...)
                 self.log_alpha.register_hook(lambda gradient: gradient / self.log_alpha.detach().exp())
             for optimizer in self.optimizers.values():  # as in the tests of updates
-                optimizer.param_groups[0]["eps"] = 2e-5 if is_sac and optimizer is self.q_optimizer else 1e-5
+                optimizer.eps = 2e-5 if is_sac and optimizer is self.q_optimizer else 1e-5
 
     def record_draw(like):
         draws.append(randn_like(like))
@@ -408,7 +408,7 @@ def test_dqn_updates_equal_stable_baselines3(monkeypatch):
     )
     agent.load_state_dict(dqn_weights(model.policy))
     # as for SAC
-    model.policy.optimizer.param_groups[0]["eps"] = agent.q_optimizer.param_groups[0]["eps"] = 1e-5
+    model.policy.optimizer.param_groups[0]["eps"] = agent.q_optimizer.eps = 1e-5
 
     generator = torch.Generator().manual_seed(2)
     for update in range(1, 8):
@@ -445,8 +445,8 @@ def test_dqn_gradients_are_clipped_as_in_stable_baselines3():
     batch = make_dqn_batch(torch.Generator().manual_seed(3), num_bins=5)
     batch = batch._replace(rewards=1e4 * batch.rewards)
     agent.update(batch), rainbow.update(weighted(batch))
-    for network in (agent.q_network, rainbow.q_network):
-        norm = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
+    for optimizer in (agent.q_optimizer, rainbow.q_optimizer):  # their first mean is 1 - β₁ of a gradient
+        norm = torch.cat([mean.flatten() for mean in optimizer.means]).norm() / 0.1
         assert norm == pytest.approx(sb3.DQN("MlpPolicy", DiscreteSpaces()).max_grad_norm, rel=1e-4)
 
 
@@ -523,8 +523,8 @@ def test_rainbow_without_components_is_dqn_bit_for_bit(loss, action_space):
     ours = rainbow_agent(
         components, action_space, loss=loss, target_update_frequency=3, learning_rate=dqn.args.learning_rate
     )
-    assert ours.q_optimizer.param_groups[0]["eps"] == 1.5e-4  # Hessel et al. 2018, table 1
-    ours.q_optimizer.param_groups[0]["eps"] = dqn.q_optimizer.param_groups[0]["eps"]
+    assert ours.q_optimizer.eps == 1.5e-4  # Hessel et al. 2018, table 1
+    ours.q_optimizer.eps = dqn.q_optimizer.eps
     generator = torch.Generator().manual_seed(1)
     for _ in range(7):
         batch = make_dqn_batch(generator, num_bins=3, num_dims=dqn.num_dims)
@@ -605,7 +605,9 @@ def test_c51_learns_from_a_return_that_seemed_impossible():
         weighted(batch._replace(rewards=torch.ones(BATCH_SIZE), terminations=torch.ones(BATCH_SIZE)))
     )
     assert metrics["losses/qf_loss"].item() == pytest.approx(80)
-    assert bias.grad[1::2].sum().item() == pytest.approx(-1)
+    names = [name for name, _ in agent.q_network.named_parameters()]
+    gradient = agent.q_optimizer.means[names.index("out.bias")] / 0.1  # the first mean is 1 - β₁ of it
+    assert gradient[1::2].sum().item() == pytest.approx(-1)
 
 
 def test_double_q_learning_lets_the_online_network_choose():
@@ -752,7 +754,7 @@ def test_a_ppo_update_equals_stable_baselines3(monkeypatch):
     agent = ppo_continuous.Agent(args, Spaces.observation_space, Spaces.action_space, torch.device("cpu"))
     agent.load_state_dict(ppo_weights(model), strict=False)  # ours has statistics, too
     # rounding errors are no gradients
-    model.policy.optimizer.param_groups[0]["eps"] = agent.optimizer.param_groups[0]["eps"] = 1e-3
+    model.policy.optimizer.param_groups[0]["eps"] = agent.optimizer.eps = 1e-3
 
     rng = np.random.default_rng(2)
     buffer = ppo_continuous.RolloutBuffer(args, Spaces.observation_space, Spaces.action_space)
@@ -855,7 +857,7 @@ def test_a_clipped_value_loss_is_the_larger_of_both():
         torch.as_tensor(column, dtype=torch.float32)
         for column in (np.zeros(64), old_values, rng.normal(size=64), returns)
     ]
-    value_loss = agent.losses(obs, actions, *columns)[2]
+    _, value_loss, _, _ = agent.update_minibatch(obs, actions, *columns)
     clipped = np.clip(values, old_values - 0.2, old_values + 0.2)
     expected = np.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
     assert (

@@ -61,25 +61,6 @@ def test_statistics_are_shared_by_environments_and_evaluation_reads_them(tmp_pat
     )
 
 
-@pytest.mark.parametrize("obs_space", [Box(-9, 9, (3,)), Box(0, 255, (4, 36, 36), np.uint8)])
-def test_all_parameters_are_one_tensor_and_stay_so(obs_space):
-    args = ppo_continuous.Args(num_envs=1, num_steps=8, num_minibatches=1, num_epochs=1, precision="fp32")
-    agent, other = (
-        ppo_continuous.Agent(args, obs_space, Box(-1, 1, (1,)), torch.device("cpu")) for _ in range(2)
-    )
-    agent.load_state_dict(other.state_dict())
-    assert torch.equal(agent.weights, other.weights) and agent.weights.std() > 0
-    obs = agent.normalize(np.stack([obs_space.sample() for _ in range(8)]))
-    agent.update_minibatch(obs, torch.rand(8, 1), *(torch.rand(8) for _ in range(4)))
-    assert (agent.weights != other.weights).float().mean() > 0.5
-    assert sum(parameter.numel() for parameter in agent.parameters()) == len(agent.weights)
-    for parameter in agent.parameters():
-        for part, whole in ((parameter, agent.weights), (parameter.grad, agent.weights.grad)):
-            assert part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
-    if obs_space.dtype == np.uint8:
-        assert agent.encoder.convolutions[2].weight.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_ignored_actions_teach_nothing():
     args = ppo_continuous.Args(num_envs=1, num_steps=8, num_minibatches=1, num_epochs=3, precision="fp32")
     spaces = Box(-9, 9, (3,)), Box(-1, 1, (1,))

@@ -65,7 +65,8 @@ class RunArgs:
     matmul: Literal["auto", "mkl", "onednn"] = "auto"
     """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False
-    """torch.compile for the updates, which needs a C++ compiler"""
+    """one graph of each whole update by torch.compile, which needs a C++ compiler, on a GPU Triton; the first
+    update then takes a minute, and the others some two thirds of their time"""
 
     # Run folder
     runs_dir: str = "runs"
@@ -74,8 +75,8 @@ class RunArgs:
     """name of the run folder; None: environment, script, seed and time"""
     resume: str | None = None
     """run folder, or its last.pt, to continue with its own arguments: --total-timesteps may grow, and what
-    only records may change. With another --device or --num-threads it is no longer the same bit for bit.
-    A run in my_module:MyEnv-v0 needs --env-id again, since that module's code is run"""
+    only records may change. With another --device, --num-threads or --compile it is no longer the same bit
+    for bit. A run in my_module:MyEnv-v0 needs --env-id again, since that module's code is run"""
     checkpoint_frequency: Steps = 25_000
     """global steps between checkpoints; 0: only at the end and when stopped"""
     eval_frequency: Steps = 10_000
@@ -97,7 +98,7 @@ class RunArgs:
 # What may be typed again for a resumed run, beside --total-timesteps.
 RECORDING = ("checkpoint_frequency", "eval_frequency", "eval_episodes")
 RECORDING += ("capture_video", "track", "wandb_project", "wandb_entity")
-MACHINE = ("device", "num_threads")
+MACHINE = ("device", "num_threads", "compile")
 
 
 def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = None):
@@ -139,7 +140,7 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
         else:
             raise InputError(
                 f"{flag} is {value!r} in {typed.resume} and has to stay so: a resumed run can change "
-                "--total-timesteps, --device, --num-threads, and what only records."
+                "--total-timesteps, --device, --num-threads, --compile, and what only records."
             )
     if moved:
         announcements.keep(

@@ -19,6 +19,7 @@ import torch
 
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import BLOCK_BYTES, atomic_file, read_seal, seal
+from cleanrl_cc.common.updates import Adam
 
 
 class Agent(Protocol):
@@ -27,7 +28,7 @@ class Agent(Protocol):
     num_updates: int
 
     @property
-    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]: ...
+    def optimizers(self) -> Mapping[str, Adam]: ...
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray: ...
 

@@ -5,9 +5,9 @@ Each plays in environments of its own. All begin with the weights of rank 0 and 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -62,14 +62,20 @@ def disconnect():
         dist.destroy_process_group()
 
 
-def _sum(tensor: Tensor) -> Tensor:
+def sum_over_processes(tensor: Tensor) -> Tensor:
     """The tensor, of the same shape in all processes, becomes the sum of theirs."""
     if size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
-sum_over_processes = cast(Callable[[Tensor], Tensor], torch.compiler.disable(_sum))
+def mean_over_processes(gradients: Sequence[Tensor], num_rows: int) -> list[Tensor]:
+    """Gradients of the mean over the rows of all processes, of which this one has `num_rows`."""
+    # the last element counts the rows
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), gradients[0].new_ones(1)])
+    total = sum_over_processes(flat * num_rows)
+    means = (total[:-1] / total[-1]).split([gradient.numel() for gradient in gradients])
+    return [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)]
 
 
 def exchange(*numbers: int) -> list[list[int]]:

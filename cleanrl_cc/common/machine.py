@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.util
 import math
 import os
 import platform
@@ -47,18 +48,21 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
     if args.precision == "auto":
         args.precision = "bf16" if bf16_is_native and pixels and bf16_is_faster(device) else "fp32"
     if args.precision == "bf16" and not bf16_is_native:
-        announcements.keep(
-            "Warning: this processor has no bf16 instructions; --precision fp32 will be several times faster."
-        )
-    compiler = os.environ.get("CXX", "g++")
-    if args.compile and shutil.which(compiler) is None:
-        announcements.keep(
-            f"Warning: --compile finds no C++ compiler ({compiler}, or what CXX names): "
-            "updates are not compiled."
-        )
+        if device.type == "cuda":  # before Ampere: V100, T4
+            announcements.keep("Warning: this GPU has no bf16 instructions: it computes in fp32.")
+            args.precision = "fp32"
+        else:
+            announcements.keep(
+                "Warning: this processor has no bf16 instructions; "
+                "--precision fp32 will be several times faster."
+            )
+    if args.compile and (missing := missing_compiler(device)):
+        announcements.keep(f"Warning: --compile finds no {missing}: updates are not compiled.")
         args.compile = False
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("medium")  # TF32
+        torch.set_float32_matmul_precision("high")
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            announcements.keep("fp32 products are computed in TF32, which has 10 bits of fp32's 23.")
     else:
         # what is faster for 4,096 rows is faster for more, which might not fit
         products = [(min(rows, 4096), args.hidden_dim, args.hidden_dim) for rows in batch_sizes]
@@ -69,6 +73,16 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
         watch_networks()
         sys.excepthook = tell_shortage
     return device
+
+
+def missing_compiler(device: torch.device) -> str | None:
+    """What torch.compile needs for `device` and does not find, in words; None if all is there."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        return f"C++ compiler ({compiler}, or what CXX names)"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "Triton"
+    return None
 
 
 # What torch calls the precision of fp32 products is on a CPU the choice between two libraries,
@@ -188,23 +202,6 @@ def keep_pages():
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def flatten(module: nn.Module) -> torch.Tensor:
-    """Makes the parameters of `module` views of one tensor (number of weights,), which is returned, and their
-    gradients views of its gradient: Adam and clipping take one call instead of one per parameter, and an
-    update of small networks 0.87 of the time."""
-    parameters = list(module.parameters())
-    sizes = [parameter.numel() for parameter in parameters]
-    flat = parameters[0].new_empty(sum(sizes))
-    flat.grad = torch.zeros_like(flat)
-    for parameter, weights, gradient in zip(
-        parameters, flat.data.split(sizes), flat.grad.split(sizes), strict=True
-    ):
-        layout = parameter.shape, parameter.stride()  # those of a convolution may be channels_last
-        parameter.data = weights.as_strided(*layout).copy_(parameter.data)
-        parameter.grad = gradient.as_strided(*layout)
-    return flat
-
-
 def free_memory(root: Path = Path("/")) -> int:
     """Bytes that this process may still use: what is free, or what its cgroup, or
     one above it, leaves if that is less."""
@@ -238,10 +235,24 @@ def place_buffer(row_bytes: int, buffer_size: int, device: torch.device) -> torc
     Raises:
         InputError: it fits nowhere; names the largest --buffer-size that does.
     """
-    if device.type == "cuda" and row_bytes * buffer_size < 0.8 * torch.cuda.mem_get_info(device)[0]:
-        return device
-    require_memory(row_bytes, "buffer_size", buffer_size)
-    return torch.device("cpu")
+    needed = row_bytes * buffer_size
+    place = torch.device("cpu")
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        place = device if needed < 0.8 * free else place
+        size = f"{needed / 1e9:.1f} GB on {place}; {free / 1e9:.1f} GB were free on {device}"
+        announcements.keep(f"Replay buffer: {size}")
+    if place.type == "cpu":
+        require_memory(row_bytes, "buffer_size", buffer_size)
+    return place
+
+
+def to_device(values, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """An array or tensor on the device. A GPU takes it from pinned memory while this process goes on."""
+    tensor = torch.as_tensor(values, dtype=dtype)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def require_memory(row_bytes: int, name: str, value: int):

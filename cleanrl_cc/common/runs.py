@@ -1,5 +1,4 @@
-"""What a run records: folder, evaluations, checkpoints, resume. Its logs are in `logs.py`, what stops it in
-`interruption.py`.
+"""What a run records: folder, evaluations, checkpoints, resume. `logs.py` logs, `interruption.py` stops it.
 
 A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one line per log line),
 `evaluations.csv`, `last.pt` and `replay-<step>.npz` (together they resume), `best.pt` (it evaluates), and

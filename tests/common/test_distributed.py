@@ -44,7 +44,7 @@ def update(envs: slice, **changes) -> tuple[dict, dict]:
     torch.manual_seed(1)
     agent = ppo_continuous.Agent(args, *SPACES, torch.device("cpu"))
     buffer = ppo_continuous.RolloutBuffer(args, *SPACES)
-    agent.optimizer.param_groups[0]["eps"] = 1e-3  # rounding errors are no gradients
+    agent.optimizer.eps = 1e-3  # rounding errors are no gradients
     rng, final = np.random.default_rng(2), np.zeros(NUM_ENVS, bool)
     for _ in range(NUM_STEPS):
         obs = rng.normal(3, 2, (NUM_ENVS, 3)).astype(np.float32)

@@ -92,18 +92,57 @@ def test_the_last_layer_is_fp32_in_bf16(script):
         assert np.mean(output == rounded) < 0.05, "rounded to 8 bits"
 
 
-@pytest.mark.parametrize("supported, expected", [(True, "bf16"), (False, "fp32")])
-def test_a_card_that_emulates_bf16_gets_fp32(supported, expected, monkeypatch):
-    asked = []
+@pytest.fixture
+def card(monkeypatch):
+    """A GPU that is not there, as far as the start of a run looks at it."""
+    facts = {"bf16": True, "capability": (8, 0), "asked": []}
     monkeypatch.setattr(machine, "find_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: facts["capability"])
     monkeypatch.setattr(
         torch.cuda,
         "is_bf16_supported",
-        lambda including_emulation=True: asked.append(including_emulation) or supported,
+        lambda including_emulation=True: facts["asked"].append(including_emulation) or facts["bf16"],
     )
-    args = load_script("sac_drq").Args()
+    return facts
+
+
+@pytest.mark.parametrize("supported, expected", [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_a_card_that_emulates_bf16_gets_fp32(precision, supported, expected, card, capsys):
+    card["bf16"] = supported
+    args = load_script("sac_drq").Args(precision=precision)
     machine.start_torch(args, pixels=True)
-    assert (args.precision, asked) == (expected, [False])
+    assert (args.precision, card["asked"]) == (expected, [False])
+    announcements.tell()
+    assert ("bf16" in capsys.readouterr().err) == (precision == "bf16" and not supported)
+
+
+@pytest.mark.parametrize("capability, told", [((7, 5), 0), ((8, 0), 1)])
+def test_tf32_is_told_where_a_card_has_it(capability, told, card, capsys):
+    card["capability"] = capability
+    machine.start_torch(load_script("sac_drq").Args(), pixels=False)
+    announcements.tell()
+    assert capsys.readouterr().err.count("TF32") == told
+
+
+def test_without_triton_a_card_does_not_compile(card, monkeypatch, capsys):
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda _: None)
+    args = load_script("sac_drq").Args(compile=True)
+    machine.start_torch(args, pixels=False)
+    assert not args.compile
+    announcements.tell()
+    assert "Triton: updates are not compiled." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("free, place", [(10**9, "cuda"), (10**6, "cpu")])
+def test_a_replay_buffer_goes_where_it_fits_and_says_so(free, place, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 2 * free))
+    assert machine.place_buffer(100, 10_000, torch.device("cuda")).type == place
+    announcements.tell()
+    assert f"Replay buffer: 0.0 GB on {place}" in capsys.readouterr().err
+    assert machine.place_buffer(100, 10_000, torch.device("cpu")).type == "cpu"
+    announcements.tell()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_processor_that_is_slower_in_bf16_gets_fp32(monkeypatch):

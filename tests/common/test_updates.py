@@ -1,0 +1,205 @@
+"""What an update is made of: Adam as torch's, and one graph that computes what eager code does."""
+
+import stat
+from functools import partial
+
+import pytest
+import torch
+from helpers import PIXELS, SCRIPTS, assert_same, assert_same_training, checkpoint, load_script, resume, train
+from torch import nn
+
+from cleanrl_cc.common.updates import Adam, clip
+
+# At least 50 updates of every script.
+STATE = {"total_timesteps": 240, "updates_per_step": 0.3}
+IMAGES = PIXELS | {"total_timesteps": 240, "updates_per_step": 0.3}
+PROBLEMS = {"state": STATE, "pixels": IMAGES}
+
+
+@pytest.fixture
+def counted():
+    """What torch's compiler counts, from 0 on; one process compiles."""
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    with torch._inductor.config.patch(compile_threads=1):
+        yield counters
+
+
+def parameters() -> list[torch.Tensor]:
+    """Of a convolution in channels_last, a linear layer and a temperature."""
+    torch.manual_seed(1)
+    convolution = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    linear = torch.nn.Linear(5, 2)
+    return [*convolution.parameters(), *linear.parameters(), torch.nn.Parameter(torch.zeros(()))]
+
+
+def gradients(like: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
+    """Random ones, each in the memory order that its shape says, whatever its parameter's is."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(tensor.shape, generator=generator) for tensor in like]
+
+
+# --- Adam ---
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-3])
+def test_steps_equal_those_of_torch_bit_for_bit(eps):
+    ours = parameters()
+    theirs = parameters()
+    adam = Adam(ours, 1e-3, eps)
+    peer = torch.optim.Adam(theirs, 1e-3, eps=eps, fused=True)
+    for seed in range(20):
+        adam.learning_rate.fill_(1e-3 * 0.9**seed)
+        peer.param_groups[0]["lr"] = 1e-3 * 0.9**seed
+        adam.step(gradients(ours, seed))
+        for parameter, gradient in zip(theirs, gradients(theirs, seed), strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        peer.step()
+    assert_same([*map(torch.Tensor.detach, ours)], [*map(torch.Tensor.detach, theirs)], "parameters")
+
+
+def test_the_formula_of_a_graph_is_that_of_the_kernel(monkeypatch):
+    ours = parameters()
+    theirs = parameters()
+    graph = Adam(ours, 1e-2)
+    kernel = Adam(theirs, 1e-2)
+    for seed in range(20):
+        kernel.step(gradients(theirs, seed))
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            graph.step(gradients(ours, seed))
+    for parameter, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(parameter, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("num_steps", [0, 3])
+def test_the_state_is_that_of_torch_in_both_directions(num_steps):
+    ours = parameters()
+    theirs = parameters()
+    adam = Adam(ours, 1e-3, eps=1e-4)
+    peer = torch.optim.Adam(theirs, 1e-3, eps=1e-4, fused=True)
+    for seed in range(num_steps):
+        adam.step(gradients(ours, seed))
+        for parameter, gradient in zip(theirs, gradients(theirs, seed), strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        peer.step()
+    from_peer = Adam(theirs, 1.0)
+    from_peer.load_state_dict(peer.state_dict())
+    assert_same(from_peer.state_dict(), adam.state_dict(), "state")
+    to_peer = torch.optim.Adam(ours, 1.0, fused=True)
+    to_peer.load_state_dict(adam.state_dict())
+    group = to_peer.param_groups[0]
+    assert (group["lr"], group["eps"]) == (1e-3, 1e-4)
+    for parameter, mean in zip(ours, adam.means, strict=True):
+        assert torch.equal(to_peer.state[parameter]["exp_avg"], mean)
+
+
+def test_the_state_of_one_tensor_of_all_parameters_is_taken_apart():
+    ours = parameters()
+    adam = Adam(ours, 1e-3)
+    adam.step(gradients(ours, 1))
+    state = adam.state_dict()
+    whole = {"step": adam.num_steps}
+    for key in ("exp_avg", "exp_avg_sq"):  # in the order of memory
+        whole[key] = torch.cat(
+            [each[key].as_strided((each[key].numel(),), (1,)) for each in state["state"].values()]
+        )
+    other = Adam(parameters(), 1.0)
+    other.load_state_dict({"state": {0: whole}, "param_groups": [state["param_groups"][0] | {"params": [0]}]})
+    assert_same(other.state_dict(), state, "state")
+
+
+def test_the_state_of_other_parameters_is_refused():
+    state = Adam(parameters(), 1e-3).state_dict()
+    with pytest.raises(ValueError, match="5 parameters, not of 2"):
+        Adam(parameters()[:2], 1e-3).load_state_dict(state)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e3])
+def test_gradients_are_clipped_as_by_torch(max_norm):
+    ours = gradients(parameters(), 1)
+    theirs = parameters()
+    for parameter, gradient in zip(theirs, ours, strict=True):
+        parameter.grad = gradient.clone()
+    nn.utils.clip_grad_norm_(theirs, max_norm)
+    assert_same(list(clip(ours, max_norm)), [parameter.grad for parameter in theirs], "gradients")
+
+
+# --- one graph ---
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_one_graph_learns_what_eager_code_does(script, problem, counted, tmp_path, monkeypatch, capsys):
+    # Adam moves a weight by the learning rate even where its gradient is a rounding error, in which any two
+    # orders of summing differ; a larger epsilon ends that. Those of PPO and Rainbow are larger already.
+    monkeypatch.setattr(load_script(script), "Adam", partial(Adam, eps=1e-5))
+    changes = PROBLEMS[problem]
+    if script in ("sac_drq", "ppo_continuous"):
+        changes = changes | {"learning_rate_schedule": "linear"}
+    if script == "td3":
+        changes = changes | {"policy_frequency": 2}
+    train(script, tmp_path / "eager", **changes)
+    assert not counted
+    train(script, tmp_path / "graph", **changes, compile=True)
+    num_graphs = 2 if script == "td3" else 1  # with the actor's step and without
+    assert counted["stats"]["unique_graphs"] == num_graphs, "compiled again"
+    assert not counted["graph_break"]
+    assert capsys.readouterr().err.count("Updates were compiled in ") == num_graphs
+
+    eager = checkpoint(tmp_path / "eager")
+    graph = checkpoint(tmp_path / "graph")
+    assert graph["num_updates"] == eager["num_updates"] >= 50
+    assert graph["args"] == eager["args"] | {"compile": True, "run_name": "graph"}
+    assert graph["agent"].keys() == eager["agent"].keys()
+    for name, weights in eager["agent"].items():
+        torch.testing.assert_close(
+            graph["agent"][name], weights, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert_same_shape(graph["optimizers"], eager["optimizers"])
+
+
+def assert_same_shape(a, b):
+    """Equal keys, numbers of steps and memory orders."""
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name]["param_groups"] == b[name]["param_groups"]
+        for ours, theirs in zip(a[name]["state"].values(), b[name]["state"].values(), strict=True):
+            assert ours["step"] == theirs["step"]
+            assert ours["exp_avg"].stride() == theirs["exp_avg"].stride()
+
+
+def test_a_compiled_run_goes_on_bit_for_bit_and_moves_to_eager_code_and_back(counted, tmp_path, capsys):
+    train("sac_drq", tmp_path / "run", total_timesteps=100, compile=True)
+    train("sac_drq", tmp_path / "direct", total_timesteps=140, compile=True)
+    resume("sac_drq", tmp_path / "run", total_timesteps=140)
+    assert "bit for bit" not in capsys.readouterr().err
+    assert_same_training(tmp_path / "run", tmp_path / "direct")
+    for compiled in (False, True):
+        steps = 220 if compiled else 180
+        resume("sac_drq", tmp_path / "run", compile=compiled, total_timesteps=steps)
+        assert f"--compile {not compiled}: it goes on, but no longer" in capsys.readouterr().err
+        assert checkpoint(tmp_path / "run")["args"]["compile"] == compiled
+    train("sac_drq", tmp_path / "eager", total_timesteps=220)
+    ours = checkpoint(tmp_path / "run")
+    expected = checkpoint(tmp_path / "eager")
+    assert ours["num_updates"] == expected["num_updates"]
+    for name, weights in expected["agent"].items():
+        torch.testing.assert_close(ours["agent"][name], weights, atol=1e-5, rtol=1e-5)
+
+
+def test_a_compiler_that_fails_leaves_eager_code_and_one_sentence(counted, tmp_path, monkeypatch, capsys):
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (str(compiler),))
+    monkeypatch.setenv("CXX", str(compiler))
+    with torch._inductor.config.patch(force_disable_caches=True):
+        train("td3", tmp_path / "run", total_timesteps=80, compile=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "--compile" in line]
+    assert len(lines) == 1 and lines[0].endswith(".")
+    train("td3", tmp_path / "eager", total_timesteps=80)
+    assert_same_training(tmp_path / "run", tmp_path / "eager")
+    assert not checkpoint(tmp_path / "run")["args"]["compile"]
