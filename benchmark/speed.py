@@ -36,11 +36,12 @@ from cleanrl_cc.common.tables import start_csv
 COLUMNS = ("task", "precision", "matmul", "contender", "median", "rounds")
 WARMUP = 300  # random steps before the updates of the off-policy algorithms begin
 MLP = {"script_env": "HalfCheetah-v5", "policy": "MlpPolicy", "steps": 2000}
-MLP |= {"contenders": ("cleanrl_cc", "cleanrl_cc-bf16", "sb3", "sbx")}
+OURS = ("cleanrl_cc", "cleanrl_cc-bf16", "cleanrl_cc-compile", "cleanrl_cc-bf16-compile")
+MLP |= {"contenders": (*OURS, "sb3", "sbx")}
 # Their CnnPolicy sees one 96x96 RGB frame, ours four gray 84x84 frames through the same convolutions.
 CNN = {"script_env": "CarRacing-v3", "policy": "CnnPolicy", "steps": 40}
 CNN |= {"contenders": ("cleanrl_cc", "cleanrl_cc-bf16", "sb3")}
-PIXELS = ("cleanrl_cc", "cleanrl_cc-bf16", "cleanrl_cc-preset-bf16", "sb3")
+PIXELS = (*OURS, "cleanrl_cc-preset-bf16", "sb3")
 REPLAY = {"buffer_size": 20_000, "learning_starts": WARMUP}
 EVERY_STEP = REPLAY | {
     "batch_size": 256,
@@ -54,11 +55,7 @@ PEER_EVERY_STEP = REPLAY | {"batch_size": 256, "train_freq": 1, "gradient_steps"
 ROLLOUT = {"num_envs": 8, "num_steps": 256, "num_epochs": 10, "action_repeat": 1, "training_wrappers": ()}
 PEER_ROLLOUT = {"n_steps": 256, "n_epochs": 10}
 TWO_ROLLOUTS = {"first": 2048 + 200, "steps": 3 * 2048 + 200 - WARMUP}
-PPO_MLP = MLP | {
-    "script": "ppo_continuous",
-    "peer": "PPO",
-    "contenders": ("cleanrl_cc", "cleanrl_cc-compile", "sb3", "sbx"),
-}
+PPO_MLP = MLP | {"script": "ppo_continuous", "peer": "PPO"}
 PPO_MLP |= {
     "ours": ROLLOUT | {"num_minibatches": 32, "hidden_dim": 64, "activation": "tanh", "normalize": False}
 }
@@ -103,8 +100,8 @@ TASKS = {
     "ppo-normalize": PPO_MLP  # observations and rewards: ours by --normalize, the peers by their VecNormalize
     | {"title": "PPO, HalfCheetah-v5, 8 environments, batch 64, 10 epochs, 64x64, normalised"}
     | {"ours": PPO_MLP["ours"] | {"normalize": True}, "normalize": True},
-    # "bf16" has --precision bf16 (else fp32), "preset" half the channels in its
-    # convolutions, "compile" above --compile.
+    # "bf16" has --precision bf16 (else fp32), "compile" --compile, "preset" half
+    # the channels in its convolutions.
     "sac-pixels": CNN
     | {"title": "SAC, CarRacing-v3, batch 256, one frame a step", "script": "sac_drq", "peer": "SAC"}
     | {"ours": EVERY_STEP | {"encoder_channels": 32}, "contenders": PIXELS},

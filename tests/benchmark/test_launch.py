@@ -17,7 +17,9 @@ from cleanrl_cc.common.tables import read_csv
 LONG = 6000  # steps of a run that is stopped at its first checkpoint, at step 1000
 SETTINGS = {key: value for key, value in TINY.items() if key != "num_threads" and "sac_drq" in having(key)}
 SETTINGS |= {"checkpoint_frequency": 1000, "updates_per_step": 0.02}
-SCRIPTS = sorted(path.name for path in ROOT.glob("benchmark/*.sh") if path.name != "common.sh")
+SCRIPTS = sorted(
+    path.name for path in ROOT.glob("benchmark/*.sh") if path.name not in ("common.sh", "gpu.sh")
+)
 
 
 def tiny_commands(steps: int, seeds: int) -> str:
