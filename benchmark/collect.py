@@ -80,7 +80,8 @@ def collect(run: Path, options: Options) -> Path:
     for name in ("evaluations.csv", "progress.csv"):
         if (run / name).exists():  # a short run has no line of progress
             shutil.copyfile(run / name, target / name)
-    for name in ("best.pt", "last.pt") if options.episodes else ():
+    has_policy = (run / "last.pt").exists()  # a peer's run has none
+    for name in ("best.pt", "last.pt") if options.episodes and has_policy else ():
         file = target / f"episodes-{load_checkpoint(run / name)['global_step']}.json"
         if file.exists() and len(json.loads(file.read_text())["episodes"]) >= options.episodes:
             continue

@@ -384,7 +384,10 @@ def read_readme(path: Path) -> str:
 
 
 def command(run: dict) -> str:
-    """What gives these arguments with the presets of today, which may not be those of the run."""
+    """What gives these arguments with the presets of today, which may not be those of the run; of a
+    peer's run what was typed."""
+    if "peer_curve.py" in run["commands"][-1]:
+        return run["commands"][-1]
     script, args = importlib.import_module(f"cleanrl_cc.{run['algorithm']}"), run["args"]
     today = asdict(preset_args(script.Args, script.PRESETS, args["env_id"]))
     words = ["--env-id", args["env_id"], "--seed", str(args["seed"])]

@@ -40,6 +40,9 @@ def test_a_documented_command_parses(command, monkeypatch):
     assert (ROOT / script).is_file()
     if not script.startswith("cleanrl_cc/"):
         module = load_benchmark(Path(script).stem)
+        if script.endswith("peer_curve.py"):
+            assert module.read(argv)
+            return
         own = argv[: argv.index("--")] if "--" in argv else argv  # sweep.py hands the others to a script
         assert not hasattr(module, "Options") or "-h" in argv or tyro.cli(module.Options, args=own)
         return
