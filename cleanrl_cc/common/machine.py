@@ -282,12 +282,13 @@ def watch_networks():
         # weights and targets, and of the weights gradient and Adam's two moments
         taken += 4 * parameter.nbytes if parameter is not None else 0
         if taken > free:
+            unwatch_networks()
             raise InputError(
                 f"Networks of these sizes need more than the {free / 1e9:.1f} GB that are free: "
                 "choose fewer units, bins or atoms, or smaller images."
             )
 
-    unwatch_networks()  # of a run that ended before it had its agent
+    unwatch_networks()  # those of a run that ended before it had its agent
     _watching.append(register_module_parameter_registration_hook(count))
 
 
