@@ -228,6 +228,16 @@ def free_memory(root: Path = Path("/")) -> int:
     return free
 
 
+def taken_memory() -> int:
+    """Resident bytes of this process and its children; pages that they share count for each."""
+    process = psutil.Process()
+    total = 0
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            total += each.memory_info().rss
+    return total
+
+
 def place_buffer(row_bytes: int, buffer_size: int, device: torch.device) -> torch.device:
     """Where a replay buffer of `buffer_size` transitions of `row_bytes` goes: on the training
     device if it fits there, else in memory.
