@@ -223,7 +223,7 @@ def replay(folder: Path) -> dict[str, np.ndarray]:
 def assert_same_training(a: Path, b: Path):
     """Weights, optimizers, random generators, environments, counts, metrics and
     replay are equal in two run folders."""
-    for key in ("agent", "optimizers", "random", "envs", "num_updates", "metrics", "replay", "global_step"):
+    for key in ("agent", "optimizers", "random", "envs", "num_updates", "metrics", "global_step"):
         assert_same(checkpoint(a)[key], checkpoint(b)[key], key)
     assert_same(replay(a), replay(b), "replay arrays")
 
@@ -239,7 +239,7 @@ def assert_same_runs(a: Path, b: Path):
             for key, value in state["args"].items()
             if key not in ("runs_dir", "run_name", "resume")
         }
-        own = ("seconds", "tracker_id", "replay_token")
+        own = ("seconds", "tracker_id", "replay", "replay_token")
         states.append({key: value for key, value in state.items() if key not in own})
     assert_same(*states, "last.pt")
     assert_same(load_checkpoint(a / "best.pt")["agent"], load_checkpoint(b / "best.pt")["agent"], "best.pt")

@@ -226,7 +226,7 @@ class Log:
             self.tracker.log(values | {"global_step": global_step})
 
     def _track_film(self, global_step: int, path: Path):
-        if self.tracker:
+        if self.tracker and path.exists():
             import wandb
 
             film = wandb.Video(str(path), format="mp4")
