@@ -67,7 +67,7 @@ def collect(run: Path, options: Options) -> Path:
         target = options.results / destination(json.loads(text), options.name)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{run} has no args.json of a run ({describe(error)}).") from error
-    with writing(target):
+    with writing(options.results):
         target.mkdir(parents=True, exist_ok=True)
     old, new = (
         (folder / "evaluations.csv").read_bytes() if (folder / "evaluations.csv").exists() else b""

@@ -173,7 +173,7 @@ class Sweep:
 
     def open(self) -> optuna.Study:
         """Makes the study, or goes on with it."""
-        with writing(self.folder):
+        with writing(self.options.sweeps_dir):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "study.lock").touch()
         url = f"sqlite:///{self.folder / 'study.db'}"

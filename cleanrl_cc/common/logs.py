@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import sys
 import threading
 import time
@@ -11,11 +12,13 @@ from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import gone, to_disk, writing
+from cleanrl_cc.common.machine import free_memory, taken_memory
 from cleanrl_cc.common.tables import append_csv
 
 CSV_FILES = ("progress.csv", "evaluations.csv")
@@ -30,6 +33,7 @@ class Log:
     """
 
     folder: Path  # a run has it before `_open_log`
+    algorithm = ""  # the script
 
     def __init__(self, args, writes: bool):
         self.args = args
@@ -37,6 +41,7 @@ class Log:
         self.episodes: list[list] = []  # [return, length] of those that ended since the last log line
         self.lines: dict[str, int] = dict.fromkeys(CSV_FILES, 0)  # in the folder
         self.warnings: set[str] = set()
+        self.memory = (math.nan, math.nan)  # GB taken and free, as they were when looked at last
         self.last_return = math.nan
         self.earlier_seconds = 0.0
         self.tracker: Any = None
@@ -48,6 +53,7 @@ class Log:
             threading.excepthook = _leave_out_full_disks
             with self._writing_events():
                 self.writer = SummaryWriter(self.folder, purge_step=first_step + 1 if first_step else None)
+                self._describe(self.writer, first_step)
             if self.args.track:
                 self._start_tracker(tracker_id)
             if sys.stderr.isatty():
@@ -56,8 +62,20 @@ class Log:
                 )
         self.first_step = self.logged_step = first_step
         self.started_at = self.logged_at = self.shown_at = self.looked_at = time.perf_counter()
+        self.weighed_at = -math.inf
         # seconds of evaluations and checkpoints: since the start, and until the last log line
         self.untimed = self.logged_untimed = 0.0
+
+    def _describe(self, writer: SummaryWriter, first_step: int):
+        """Tells TensorBoard the arguments: as a table, and as hyperparameters with the last evaluation."""
+        rows = [f"| {name} | {value} |" for name, value in vars(self.args).items()]
+        writer.add_text("arguments", "\n".join(["| argument | value |", "|---|---|", *rows]), first_step)
+        simple = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in vars(self.args).items()
+        }
+        for summary in hparams({"algorithm": self.algorithm} | simple, {"eval/return_mean": math.nan}):
+            writer._get_file_writer().add_summary(summary)
 
     def _start_tracker(self, tracker_id: str | None):
         import wandb
@@ -66,11 +84,14 @@ class Log:
             self.tracker = wandb.init(
                 project=self.args.wandb_project,
                 entity=self.args.wandb_entity,
-                name=self.folder.name,
+                name=self.args.run_name or self.folder.name,
+                group=f"{self.args.env_id} {self.algorithm}",  # its seeds
+                tags=[self.algorithm, self.args.env_id[:64]],  # W&B takes no longer ones
+                notes=shlex.join(sys.argv),
                 id=tracker_id,  # None: W&B draws one
                 resume="allow",
                 dir=self.folder,
-                config=asdict(self.args),
+                config={"algorithm": self.algorithm} | asdict(self.args),
             )
         except wandb.Error as error:
             raise InputError(
@@ -121,6 +142,8 @@ class Log:
         now = time.perf_counter()
         training_seconds = (now - self.logged_at) - (self.untimed - self.logged_untimed)
         values["charts/sps"] = (global_step - self.logged_step) / max(training_seconds, 1e-9)
+        taken, free = self._weigh()
+        values |= {"charts/memory_gb": taken, "charts/free_memory_gb": free}
         self.logged_at = now
         self.logged_untimed = self.untimed
         self.logged_step = global_step
@@ -135,6 +158,22 @@ class Log:
             "progress.csv", self._clock(global_step) | {"charts/episodes": len(self.episodes)} | values
         )
         self.episodes = []
+
+    def _weigh(self) -> tuple[float, float]:
+        """GB that the run takes, and that are still free on the machine or in its container; looked at every
+        ten seconds at most. Warns as they run short."""
+        now = time.perf_counter()
+        if now - self.weighed_at > 10:
+            self.weighed_at = now
+            taken = taken_memory() / 1e9
+            free = free_memory() / 1e9
+            self.memory = (round(taken, 3), round(free, 3))
+            if free < 0.1 * (taken + free):
+                self.warn(
+                    "less than a tenth of the memory is left, and the system may soon kill the run: "
+                    "Ctrl-C saves it. A smaller --buffer-size or fewer --num-envs take less."
+                )
+        return self.memory
 
     def _finite(self, global_step: int, metrics: dict) -> dict[str, float]:
         values = {key: float(value) for key, value in metrics.items()}
@@ -187,7 +226,7 @@ class Log:
             self.tracker.log(values | {"global_step": global_step})
 
     def _track_film(self, global_step: int, path: Path):
-        if self.tracker:
+        if self.tracker and path.exists():
             import wandb
 
             film = wandb.Video(str(path), format="mp4")
@@ -206,8 +245,10 @@ class Log:
             self.looked_at = now
             if not self.folder.is_dir():
                 raise gone(self.folder)
+        taken, free = self._weigh()
         if self.bar:
-            self.bar.set_postfix({"return": f"{self.last_return:.1f}"}, refresh=False)
+            shown = {"return": f"{self.last_return:.1f}", "memory": f"{taken:.1f} GB"}
+            self.bar.set_postfix(shown, refresh=False)
             self.bar.update(global_step - self.bar.n)
         elif now - self.shown_at > 30:
             self.shown_at = now
@@ -219,7 +260,7 @@ class Log:
             left = (total - global_step) * seconds / max(steps, 1) / 60
             self.say(
                 f"step {global_step:,} of {total:,}  {sps:.0f} steps/s  "
-                f"return {self.last_return:.1f}  {left:.0f} min left"
+                f"return {self.last_return:.1f}  {left:.0f} min left  {taken:.1f} GB, {free:.1f} GB free"
             )
 
     def _close_log(self):

@@ -228,6 +228,16 @@ def free_memory(root: Path = Path("/")) -> int:
     return free
 
 
+def taken_memory() -> int:
+    """Resident bytes of this process and its children; pages that they share count for each."""
+    process = psutil.Process()
+    total = 0
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            total += each.memory_info().rss
+    return total
+
+
 def place_buffer(row_bytes: int, buffer_size: int, device: torch.device) -> torch.device:
     """Where a replay buffer of `buffer_size` transitions of `row_bytes` goes: on the training
     device if it fits there, else in memory.
@@ -282,12 +292,13 @@ def watch_networks():
         # weights and targets, and of the weights gradient and Adam's two moments
         taken += 4 * parameter.nbytes if parameter is not None else 0
         if taken > free:
+            unwatch_networks()
             raise InputError(
                 f"Networks of these sizes need more than the {free / 1e9:.1f} GB that are free: "
                 "choose fewer units, bins or atoms, or smaller images."
             )
 
-    unwatch_networks()  # of a run that ended before it had its agent
+    unwatch_networks()  # those of a run that ended before it had its agent
     _watching.append(register_module_parameter_registration_hook(count))
 
 

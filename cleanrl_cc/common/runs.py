@@ -179,8 +179,7 @@ class Run(Interruptible):
         """Plays `eval_episodes` deterministic episodes, always the same, and keeps the best as `best.pt`.
 
         Returns:
-            The mean return (on rank 0); where a signal ends it that of the one before, and the resumed run
-            begins with it. The training's random generators do not notice.
+            The mean return (on rank 0); where a signal ends this, of the one before: resumed, it is played.
         """
         if self.evaluated_step == global_step or not self.writes:
             return self.evaluation
@@ -211,8 +210,7 @@ class Run(Interruptible):
         if self.evaluation > self.best_return:
             self.best_return = self.evaluation
             save_checkpoint(self.folder / "best.pt", self._policy(global_step) | {"evaluation": summary})
-        if films:
-            self._track_film(global_step, video)
+        self._track_film(global_step, video)
         return self.evaluation
 
     def _make_eval_envs(self, num_episodes: int):
@@ -275,6 +273,8 @@ class Run(Interruptible):
         arrays = {name: values for process in processes for name, values in process.pop("replay").items()}
         replay_name = f"replay-{global_step}.npz"
         replay_token = secrets.token_hex(8)
+        if (self.folder / replay_name).exists():  # until `last.pt` is new, that one belongs to it
+            replay_name = f"replay-{global_step}-{replay_token}.npz"
         self._logs_to_disk()
         save_replay(self.folder / replay_name, arrays, replay_token)
         checkpoint = Checkpoint(

@@ -32,7 +32,7 @@ from cleanrl_cc.common.tables import read_csv
 # Ctrl-C at so many moments of one script; with STORM=200 at 200 of each of the six
 NUM_INTERRUPTIONS = int(os.environ.get("STORM", 4))
 WATCHED = {"total_timesteps": 400, "num_envs": 2, "eval_frequency": 100, "checkpoint_frequency": 90}
-WATCHED |= {"capture_video": True, "eval_episodes": 3}
+WATCHED |= {"capture_video": True, "eval_episodes": 3, "matmul": "mkl"}
 
 
 def test_a_signal_after_the_save_of_its_step_is_saved_with_the_next(tmp_path, monkeypatch):

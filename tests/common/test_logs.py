@@ -1,17 +1,33 @@
 """What a run tells while it trains: lines, a bar, its speed, Weights & Biases."""
 
 import fcntl
+import json
 import math
 import os
 import pty
 import re
+import shlex
 import struct
+import subprocess
 import sys
 import termios
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import SCRIPTS, assert_same_training, checkpoint, disk_with_room_for, input_error, resume, train
+from helpers import (
+    OF_THE_MACHINE,
+    SCRIPTS,
+    assert_same_training,
+    checkpoint,
+    disk_with_room_for,
+    input_error,
+    resume,
+    train,
+)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from wandb.proto import wandb_internal_pb2
 
 from cleanrl_cc.common import logs, runs
 from cleanrl_cc.common.logs import Log
@@ -47,8 +63,7 @@ def test_a_grown_run_keeps_its_last_line_and_has_those_of_a_longer_one(script, t
     train(script, tmp_path / "direct", total_timesteps=1100)
     grown, direct = (read_csv(tmp_path / name / "progress.csv") for name in ("grown", "direct"))
     assert [row["global_step"] for row in grown] == ["500", "1000", "1100"]
-    changing = {"seconds": "", "charts/sps": ""}
-    assert [row | changing for row in grown[1:]] == [row | changing for row in direct]
+    assert [row | OF_THE_MACHINE for row in grown[1:]] == [row | OF_THE_MACHINE for row in direct]
     assert_same_training(tmp_path / "grown", tmp_path / "direct")
 
 
@@ -121,7 +136,8 @@ def test_without_a_terminal_progress_is_a_line_every_half_minute(tmp_path, monke
     train(SCRIPTS[0], tmp_path / "run", total_timesteps=100)
     lines = [line for line in capsys.readouterr().err.splitlines() if "steps/s" in line]
     assert 2 <= len(lines) <= 10
-    assert re.fullmatch(r"step \d+ of 100  \d+ steps/s  return \S+  \d+ min left", lines[-1])
+    form = r"step \d+ of 100  \d+ steps/s  return \S+  \d+ min left  \d+\.\d GB, \d+\.\d GB free"
+    assert re.fullmatch(form, lines[-1])
 
 
 def test_a_terminal_shows_a_bar(tmp_path, monkeypatch):
@@ -136,7 +152,114 @@ def test_a_terminal_shows_a_bar(tmp_path, monkeypatch):
     assert "60/60" in shown and "\r" in shown and "return" in shown
 
 
+# --- memory ---
+
+
+def test_every_log_has_the_memory_that_is_taken_and_free(tmp_path, capsys):
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=1100, num_envs=2)
+    rows = read_csv(tmp_path / "run" / "progress.csv")
+    scalars = EventAccumulator(str(tmp_path / "run")).Reload()
+    for name in ("charts/memory_gb", "charts/free_memory_gb"):
+        values = [event.value for event in scalars.Scalars(name)]
+        assert values == pytest.approx([float(row[name]) for row in rows])
+        assert 0.1 < values[0] < 10_000
+    assert "memory" not in capsys.readouterr().err
+
+
+def test_a_shortage_of_memory_is_told_once_before_the_limit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(logs, "free_memory", lambda: 0.05 * logs.taken_memory())
+    seconds = iter(range(0, 10**6, 20))  # each look at the clock takes twenty
+    monkeypatch.setattr(logs, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=100)
+    assert capsys.readouterr().err.count("Warning: less than a tenth of the memory is left") == 1
+
+
+# --- TensorBoard ---
+
+
+def test_tensorboard_has_the_arguments_as_a_text_and_as_hyperparameters_with_the_score(tmp_path):
+    score = train(SCRIPTS[0], tmp_path / "run", total_timesteps=60, hidden_dim=24)
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    (text,) = events.Tensors("arguments/text_summary")
+    assert b"| hidden_dim | 24 |" in text.tensor_proto.string_val[0]
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    hyperparameters = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hyperparameters["hidden_dim"].number_value == 24
+    assert hyperparameters["algorithm"].string_value == SCRIPTS[0]
+    assert set(checkpoint(tmp_path / "run")["args"]) < set(hyperparameters)
+    content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    (metric,) = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
+    assert events.Scalars(metric.name.tag)[-1].value == pytest.approx(score)
+
+
+def test_a_run_from_states_says_nothing_about_rendering(tmp_path):
+    pytest.importorskip("shimmy")
+    code = "from pathlib import Path; from helpers import train; "
+    code += "train('td3', Path('run'), env_id={!r}, obs='state')"
+    for env_id in ("dm_control/cartpole-balance-v0", "Hopper-v5"):
+        environment = {key: value for key, value in os.environ.items() if "GL" not in key}
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+        command = [sys.executable, "-c", code.format(env_id)]
+        folder = tmp_path / env_id.replace("/", "-")
+        folder.mkdir()
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert "render" not in result.stderr.lower() and "egl" not in result.stderr.lower(), result.stderr
+
+
 # --- Weights & Biases ---
+
+
+def log_records(data: bytes) -> list[bytes]:
+    """The records of a log in the format of LevelDB: blocks of 32 KiB with parts of records, each after its
+    checksum, length and kind (1 whole, 2 first, 3 middle, 4 last); W&B's own 7 bytes begin the file."""
+    records = []
+    position = 7
+    while position + 7 <= len(data):
+        if 2**15 - position % 2**15 < 7:  # too short for a part
+            position += 2**15 - position % 2**15
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        part = data[position + 7 : position + 7 + length]
+        if kind in (1, 2):
+            records.append(part)
+        else:
+            records[-1] += part
+        position += 7 + length
+    return records
+
+
+def offline_record(path: Path):
+    """What an offline file of W&B says of its run: its record, and its configuration."""
+    run = None
+    config = {}
+    for data in log_records(path.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        if record.HasField("run"):
+            run = record.run
+            config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        config |= {item.key: json.loads(item.value_json) for item in record.config.update if item.key}
+    return run, config
+
+
+def test_wandb_has_one_run_with_name_group_tags_notes_and_all_arguments(tmp_path, monkeypatch):
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "run"
+    train(SCRIPTS[0], folder, total_timesteps=40, track=True)
+    resume(SCRIPTS[0], folder, total_timesteps=60)
+    files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2
+    for path, total in zip(files, (40, 60), strict=True):
+        run, config = offline_record(path)
+        assert (run.run_id, run.display_name) == (checkpoint(folder)["tracker_id"], "run")
+        assert (run.run_group, list(run.tags)) == (f"Pendulum-v1 {SCRIPTS[0]}", [SCRIPTS[0], "Pendulum-v1"])
+        assert run.notes == shlex.join(sys.argv)
+        args = json.loads(json.dumps(checkpoint(folder)["args"]))
+        own = ("total_timesteps", "resume")
+        assert {key: config[key] for key in args if key not in own} == {
+            key: value for key, value in args.items() if key not in own
+        }
+        assert (config["algorithm"], config["total_timesteps"]) == (SCRIPTS[0], total)
 
 
 def test_wandb_keeps_its_run_across_a_resume_and_gets_the_film(tmp_path, monkeypatch):
