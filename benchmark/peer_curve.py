@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import tyro
 
-from cleanrl_cc.common.arguments import RunArgs, parse_args
+from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_env, recipe
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.evaluation import EVALUATION_SEED, play_episodes, side_by_side, summarize
@@ -92,6 +92,7 @@ def read(argv: list[str] | None) -> tuple[Options, RunArgs]:
     options, words = tyro.cli(Options, description=__doc__, args=argv, return_unknown_args=True)
     script = importlib.import_module(f"cleanrl_cc.{options.script}")
     args = parse_args(script.Args, script.PRESETS, words)
+    check_args(args)
     if args.run_name is None:
         task = args.env_id.replace("/", "-").replace(":", "-")
         args.run_name = f"{options.script}-{options.peer}/{task}/seed-{args.seed}"

@@ -16,7 +16,10 @@ torch.set_num_threads(1)  # pytest -n already keeps every core busy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """Without dm_control what needs it is skipped."""
+    """What is not marked as slow is quick. Without dm_control what needs it is skipped."""
+    for item in items:
+        if "slow" not in item.keywords:
+            item.add_marker(pytest.mark.quick)
     if importlib.util.find_spec("dm_control") is None:
         for item in items:
             if any(

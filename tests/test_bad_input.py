@@ -26,6 +26,8 @@ from helpers import (
 
 from cleanrl_cc.common.machine import free_memory
 
+pytestmark = pytest.mark.slow
+
 WRONG = {
     "unknown environment": ({"env_id": "Pendulm-v1"}, ["Pendulm-v1", "did you mean", "Pendulum-v1"]),
     "unknown namespace": ({"env_id": "nowhere/Pendulum-v1"}, ["nowhere/Pendulum-v1"]),

@@ -12,6 +12,8 @@ from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.evaluate import Policy
 
+pytestmark = pytest.mark.slow
+
 ZOO = sorted(
     path for script in ("dqn_atari_style", "rainbow") for path in (ROOT / "zoo").glob(f"{script}-*.pt")
 )

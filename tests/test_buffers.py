@@ -129,6 +129,7 @@ class Recorder:
             assert batch.gammas[i].item() == pytest.approx(GAMMA ** len(rewards))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("n_step", [1, 3, 5])
 @pytest.mark.parametrize(
@@ -161,6 +162,7 @@ def test_the_smallest_buffer_that_is_accepted_works(script, frame_stack, n_step,
         Recorder(script, "CountingImages-v0", num_envs, frame_stack, n_step, smallest - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_rows", [30, 130])  # before and after the ring of 50 rows has wrapped
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_every_valid_start_is_drawn_equally_often(script, num_envs, num_rows):

@@ -20,6 +20,7 @@ BINS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes, shape", BINS.values(), ids=BINS)
 def test_the_bins_of_each_dimension_are_stored(changes, shape, tmp_path):
     train("dqn_atari_style", tmp_path / "run", **changes)
@@ -73,6 +74,7 @@ class ManyDimensions(gym.Env):
 gym.register("ManyDimensions-v0", ManyDimensions, max_episode_steps=200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script, fields", [("dqn_atari_style", {}), ("rainbow", {"components": ("double",)})]
 )
@@ -144,6 +146,7 @@ def test_random_shift_moves_each_image_within_its_border(module):
     assert torch.equal(shifted.long(), expected[:, None, None, :].expand(64, 4, 40, 40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["dqn_atari_style", "rainbow"])
 def test_images_are_shifted_where_the_preset_says_so(script, tmp_path, monkeypatch):
     assert parse(script, ["--env-id", "dm_control/walker-walk-v0"]).random_shift

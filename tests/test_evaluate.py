@@ -17,6 +17,8 @@ from cleanrl_cc.common.evaluation import EVALUATION_SEED, analyze_value, play_ep
 from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import Options, evaluate, load_policy, main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -69,6 +69,13 @@ def imports(path: Path) -> set[str]:
     return {module for module in modules if module.split(".")[0] == "cleanrl_cc"}
 
 
+@pytest.mark.parametrize("folder", ["", "common", "benchmark"])
+def test_every_source_has_a_file_of_tests(folder):
+    sources = ROOT / folder if folder == "benchmark" else PACKAGE / folder
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / folder).glob("test_*.py")}
+    assert {path.stem for path in sources.glob("*.py")} <= tests | {"__init__", "errors"}
+
+
 @each
 def test_scripts_and_helpers_import_helpers_alone(path):
     assert imports(path) <= {f"cleanrl_cc.common.{helper.stem}" for helper in HELPERS}

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
+pytestmark = pytest.mark.slow
+
 
 class PointMass(gym.Env):
     """Five steps to bring a point to a target on [-1, 1]. Only the last one is

@@ -7,6 +7,8 @@ from helpers import assert_same_training, resume, train
 from cleanrl_cc.common import evaluation
 from cleanrl_cc.common.tables import read_csv
 
+pytestmark = pytest.mark.slow
+
 DISCRETE = ("dqn_atari_style", "rainbow")
 TRAINS = [(script, name) for script in DISCRETE for name in ("Lookup", "Shifted", "ManyActions")]
 TRAINS += [("sac_drq", name) for name in ("OurNames", "InfoNumber", "InfoDict", "Board", "Walk")]

@@ -242,6 +242,7 @@ class ReplayedNoise(ActionNoise):
 gym.register("ShortHopper-v0", "gymnasium.envs.mujoco.hopper_v5:HopperEnv", max_episode_steps=15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script, peer, to_weights",
     [(sac_drq, sb3.SAC, sac_weights), (td3, sb3.TD3, td3_weights), (ddpg, sb3.DDPG, ddpg_weights)],

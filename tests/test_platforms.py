@@ -16,6 +16,8 @@ from cleanrl_cc.common.machine import describe_machine, find_device, free_memory
 from cleanrl_cc.common.rendering import choose_gl_backend
 from cleanrl_cc.common.vector import usable_cores
 
+pytestmark = pytest.mark.slow
+
 
 def no_library(name):
     raise OSError(f"{name}: cannot open shared object file")

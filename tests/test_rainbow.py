@@ -19,6 +19,7 @@ SETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", SETS.values(), ids=SETS)
 def test_the_networks_have_what_the_components_need(components, tmp_path):
     train("rainbow", tmp_path / "run", total_timesteps=100, components=components)
@@ -107,6 +108,7 @@ def test_importance_weights_grow(tmp_path, monkeypatch):
     assert betas[0] == pytest.approx(0.4 + 0.6 * 60 / 200) and betas[-1] == 1
 
 
+@pytest.mark.slow
 def test_a_support_that_does_not_hold_the_returns_is_told_once(tmp_path, capfd):
     train(
         "rainbow",

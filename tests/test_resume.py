@@ -27,6 +27,8 @@ from helpers import (
 from cleanrl_cc.common.checkpoints import save_checkpoint
 from cleanrl_cc.common.tables import read_csv
 
+pytestmark = pytest.mark.slow
+
 # Long enough that the process still trains when the signal arrives, which is
 # sent as soon as there is a checkpoint.
 PROBLEMS = {

@@ -25,6 +25,8 @@ from helpers import (
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.tables import read_csv
 
+pytestmark = pytest.mark.slow
+
 VECTOR = {"total_timesteps": 1100}
 PROBLEMS = {"vector": VECTOR, "pixels": PIXELS}
 MORE = {

@@ -35,6 +35,7 @@ def test_no_committed_result_names_a_machine_path():
         assert load_benchmark("collect").without_machine_paths(path.read_text()) == path.read_text(), path
 
 
+@pytest.mark.slow
 def test_a_run_is_collected_and_its_exported_policy_scores_the_same(tmp_path):
     folder = tmp_path / "runs" / "ablation-a" / "LunarLander-v3" / "seed-7"
     changes = {"env_id": "LunarLander-v3", "seed": 7, "eval_frequency": 150, "runs_dir": tmp_path / "runs"}

@@ -14,6 +14,8 @@ from helpers import ROOT, TINY, contents, flags, having, load_benchmark, start, 
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.common.tables import read_csv
 
+pytestmark = pytest.mark.slow
+
 LONG = 6000  # steps of a run that is stopped at its first checkpoint, at step 1000
 SETTINGS = {key: value for key, value in TINY.items() if key != "num_threads" and "sac_drq" in having(key)}
 SETTINGS |= {"checkpoint_frequency": 1000, "updates_per_step": 0.02}

@@ -36,6 +36,7 @@ def test_every_field_of_a_script_is_translated_refused_or_of_no_consequence(scri
     assert own <= known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", TASKS)
 def test_a_peer_is_trained_and_leaves_files_as_ours(script, tmp_path, monkeypatch):
     models = []

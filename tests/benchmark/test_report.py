@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from helpers import ROOT, load_benchmark, needs_results
 
 RESULTS = ROOT / "benchmark" / "results"
 
 
+@pytest.mark.slow
 @needs_results
 def test_the_report_rebuilt_is_the_one_committed(tmp_path):
     report = load_benchmark("report")

@@ -12,6 +12,8 @@ from helpers import ROOT, SCRIPTS, TINY, flags, having, input_error, load_benchm
 
 from cleanrl_cc.common.tables import read_csv
 
+pytestmark = pytest.mark.slow
+
 optuna = pytest.importorskip("optuna")
 OWN = {"total_timesteps": 200, "eval_frequency": 40}
 SPACE = "learning_rate: {low: 1e-4, high: 1e-2, log: true}\nbatch_size: [16, 32]\nn_step: {low: 1, high: 3}\n"

@@ -6,6 +6,8 @@ from helpers import ROOT, load_benchmark, needs_results, train
 
 from cleanrl_cc.common.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("script", ["td3", "dqn_atari_style", "rainbow"])
 def test_an_exported_policy_has_no_target_network_of_its_own_and_half_precision_where_it_is_large(

@@ -14,6 +14,8 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 
 from cleanrl_cc.common.car_racing import FastCarRacing
 
+pytestmark = pytest.mark.slow
+
 
 def random_smooth(env, t, rng, memory):
     memory["action"] = 0.9 * memory.get("action", np.zeros(3)) + 0.25 * rng.normal(size=3)

@@ -17,6 +17,8 @@ from cleanrl_cc.common.checkpoints import (
     save_checkpoint,
 )
 
+pytestmark = pytest.mark.slow
+
 NUM_FLIPS = 200
 
 

@@ -51,6 +51,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_envs", [1, 2])
 @pytest.mark.parametrize("script", ["sac_drq", "ppo_continuous", "rainbow"])
 @pytest.mark.parametrize("name", FAULTS)

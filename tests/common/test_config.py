@@ -19,6 +19,8 @@ from helpers import (
 
 from cleanrl_cc.common.config import config_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(tmp_path):

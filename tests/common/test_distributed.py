@@ -25,6 +25,8 @@ from helpers import (
 from cleanrl_cc import ppo_continuous
 from cleanrl_cc.common.distributed import launcher
 
+pytestmark = pytest.mark.slow
+
 SPACES = Box(-9, 9, (3,)), Box(-1, 1, (2,))
 NUM_STEPS, NUM_ENVS = 12, 4
 

@@ -58,6 +58,7 @@ SNAPSHOTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("moment", ["in mid-episode", "right after an end"])
 @pytest.mark.parametrize("env_id, fields, num_steps", SNAPSHOTS)
@@ -111,6 +112,7 @@ ODD_REPLAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["sac_drq", "ppo_continuous", "rainbow"])
 @pytest.mark.parametrize("name", ODD_REPLAYS)
 def test_an_episode_that_does_not_repeat_itself_is_cut(name, script, tmp_path, monkeypatch, capsys):

@@ -20,6 +20,8 @@ from cleanrl_cc.common.runs import Run
 from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import Policy
 
+pytestmark = pytest.mark.slow
+
 
 class Exact:
     """Row by row functions of the observations, the same to the last bit in any batch; counts its calls."""

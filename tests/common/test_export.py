@@ -12,6 +12,8 @@ from helpers import PIXELS, ROOT, SCRIPTS, input_error, train
 
 from cleanrl_cc.evaluate import Options, Policy, export_policy, main, read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 onnxruntime = pytest.importorskip("onnxruntime")
 TASKS = {
     "state": {"env_id": "Pendulum-v1", "total_timesteps": 200},

@@ -11,6 +11,8 @@ from helpers import command_line, contents, disk_with_room_for, input_error, res
 
 from cleanrl_cc.common.files import LOCK, FolderLock, atomic_file, move_aside, writing
 
+pytestmark = pytest.mark.slow
+
 # --- locks ---
 
 

@@ -21,6 +21,8 @@ from helpers import ROOT, SCRIPTS, flags, input_error, parse, train
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.evaluate import Options, evaluate, load_policy, main
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("huggingface_hub")
 
 

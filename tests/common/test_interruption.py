@@ -29,6 +29,8 @@ from cleanrl_cc.common import runs
 from cleanrl_cc.common.runs import Run
 from cleanrl_cc.common.tables import read_csv
 
+pytestmark = pytest.mark.slow
+
 # Ctrl-C at so many moments of one script; with STORM=200 at 200 of each of the six
 NUM_INTERRUPTIONS = int(os.environ.get("STORM", 4))
 WATCHED = {"total_timesteps": 400, "num_envs": 2, "eval_frequency": 100, "checkpoint_frequency": 90}

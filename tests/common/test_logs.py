@@ -34,6 +34,8 @@ from cleanrl_cc.common.logs import Log
 from cleanrl_cc.common.runs import Run
 from cleanrl_cc.common.tables import read_csv
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_run_shorter_than_a_period_leaves_its_last_line(script, tmp_path):

@@ -61,6 +61,7 @@ def test_the_probe_draws_from_no_generator():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_run_keeps_its_library(script, monkeypatch, tmp_path):
     pretend(monkeypatch, exact=True, onednn=0.1)

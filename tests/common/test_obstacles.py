@@ -10,6 +10,8 @@ from helpers import input_error
 
 from cleanrl_cc.common.envs import make_env
 
+pytestmark = pytest.mark.slow
+
 STATIC, MOVING, DENSE = (
     f"cleanrl_cc/Corridor{layout}-Ball-v0" for layout in ("Static", "Moving", "StaticDense")
 )

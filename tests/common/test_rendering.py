@@ -23,6 +23,8 @@ from mujoco.egl import EGL
 
 from cleanrl_cc.common.rendering import choose_gl_backend
 
+pytestmark = pytest.mark.slow
+
 WALKER, HOPPER, CORRIDOR = "dm_control/walker-walk-v0", "Hopper-v5", "cleanrl_cc/CorridorStatic-Ball-v0"
 IDS = [
     WALKER,

@@ -31,6 +31,8 @@ from cleanrl_cc.common.episodes import Episodes
 from cleanrl_cc.common.runs import Run, crossed
 from cleanrl_cc.common.tables import read_csv
 
+pytestmark = pytest.mark.slow
+
 # --- the folder ---
 
 

@@ -70,6 +70,7 @@ def test_a_file_that_is_missing_is_told_where_it_had_lines(path):
     assert number == 0 and "counts 2" in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["progress.csv", "evaluations.csv"])
 @pytest.mark.parametrize("tail", [b"2000,20", b"\0" * 100, b"\xff\n"])
 def test_a_run_goes_on_with_a_damaged_table(name, tail, tmp_path, capsys):

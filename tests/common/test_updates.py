@@ -10,6 +10,8 @@ from torch import nn
 
 from cleanrl_cc.common.updates import Adam, clip
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = {"state": {}, "pixels": PIXELS}
 # At least 50 updates. Off-policy they come in the last three steps, so that all learn from the same steps: an
 # environment answers a rounding error of an action with another picture.
