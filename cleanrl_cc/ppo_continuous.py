@@ -391,7 +391,7 @@ class Agent(nn.Module):
         value_loss = errors.mean()
         entropy = policy.entropy()
         loss = policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy
-        gradients = torch.autograd.grad(loss, self.optimizer.parameters)
+        gradients = torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True)
         if size() > 1:
             gradients = mean_over_processes(gradients, len(obs))
         self.optimizer.step(clip(gradients, self.args.max_grad_norm))

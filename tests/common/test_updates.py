@@ -133,6 +133,7 @@ def test_gradients_are_clipped_as_by_torch(max_norm):
 # --- one graph ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_one_graph_learns_what_eager_code_does(script, problem, counted, tmp_path, monkeypatch, capsys):
@@ -174,6 +175,7 @@ def assert_same_shape(a, b):
             assert ours["exp_avg"].stride() == theirs["exp_avg"].stride()
 
 
+@pytest.mark.slow
 def test_a_compiled_run_goes_on_bit_for_bit_and_moves_to_eager_code_and_back(counted, tmp_path, capsys):
     train("sac_drq", tmp_path / "run", total_timesteps=100, compile=True)
     train("sac_drq", tmp_path / "direct", total_timesteps=140, compile=True)
@@ -193,6 +195,7 @@ def test_a_compiled_run_goes_on_bit_for_bit_and_moves_to_eager_code_and_back(cou
         torch.testing.assert_close(ours["agent"][name], weights, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_leaves_eager_code_and_one_sentence(counted, tmp_path, monkeypatch, capsys):
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\nexit 1\n")
