@@ -54,7 +54,9 @@ def test_a_documented_command_parses(command, monkeypatch):
             parse_args(module.Args, module.PRESETS, argv)
         assert exit_code.value.code == 0
     elif "--resume" in argv:  # the run is the reader's: its own arguments stand in for it
-        saved = {"total_timesteps": 1, "env_id": dict(pairwise(argv)).get("--env-id", "CarRacing-v3")}
+        typed = dict(pairwise(argv))
+        saved = {"total_timesteps": 1, "env_id": typed.get("--env-id", "CarRacing-v3")}
+        saved["training_wrappers"] = (typed["--training-wrappers"],) if "--training-wrappers" in typed else ()
         monkeypatch.setattr(
             "cleanrl_cc.common.arguments.resume_args", lambda cls, path: cls(resume=path, **saved)
         )
@@ -106,6 +108,7 @@ def test_pages_show_code_and_tables_as_they_are_in_their_files():
 def test_returns_on_the_pages_are_those_of_the_results():
     measured = [row for path in ROOT.glob("benchmark/results/**/evaluations.csv") for row in read_csv(path)]
     measured += [json.loads(path.read_text()) for path in ROOT.glob("benchmark/results/**/episodes-*.json")]
+    measured += read_csv(ROOT / "benchmark/results/baseline.csv")
     for page in PAGES:
         for claim in re.findall(r"(-?[\d,.]*\d)\** \+- ([\d,.]*\d)", page.read_text()):
             assert any(
@@ -123,12 +126,27 @@ def is_rounded(claim: str, value) -> bool:
 
 
 @needs_results
-def test_speeds_in_the_readme_are_those_of_the_results():
-    medians = [float(row["median"]) for row in read_csv(ROOT / "benchmark/results/speed.csv")]
-    for row in re.findall(
-        r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \| [\d.]+ \| ?[\d.]* ?\|$", (ROOT / "README.md").read_text(), re.M
-    ):
+def test_speeds_on_the_pages_are_those_of_the_results():
+    rows = read_csv(ROOT / "benchmark/results/speed.csv")
+    medians = [float(row["median"]) for row in rows]
+    numbers = re.findall(
+        r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \| [\d.]+ \| ?[\d.]* ?\|$",
+        (ROOT / "docs/speed.md").read_text(),
+        re.M,
+    )
+    assert numbers
+    for row in numbers:
         assert all(any(abs(float(cell) - median) < 0.0501 for median in medians) for cell in row), row
+
+    medians = {(row["task"], row["contender"]): float(row["median"]) for row in rows}
+    ratios = re.findall(
+        r"^\| (\w+), fp32 \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    assert ratios
+    for name, *claims in ratios:
+        for claim, peer in zip(claims, ("sb3", "sbx"), strict=True):
+            task = name.lower()
+            assert is_rounded(claim, medians[task, "cleanrl_cc"] / medians[task, peer]), (name, peer)
 
 
 def test_every_deviation_of_a_script_is_on_its_page():
