@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import (
     ROOT,
     TINY,
@@ -95,30 +96,38 @@ def test_a_copy_trains_resumes_after_a_kill_evaluates_and_films(env_id, project,
     assert evaluate(Options(**options, script=project / "my_sac.py")) == copied
 
 
-@pytest.mark.parametrize("script", ["sac_drq", "ppo_continuous", "rainbow"])
+THIRD = "third = [linear(hidden_dim, hidden_dim), relu]\n    return nn.Sequential(*first, *second, *third, "
+WIDER = "nn.Sequential(nn.Linear(in_dim, args.added_width), nn.Linear(args.added_width, args.hidden_dim))"
+LAYERS = {  # what is replaced, by what, and the weight that is new
+    "sac_drq": ("return nn.Sequential(*first, *second, ", THIRD, "critic.layers.6.weight"),
+    "ppo_continuous": (
+        "    return nn.Sequential(*hidden, ",
+        "    hidden += [nn.Linear(sizes[-2], sizes[-2]), activation()]\n    return nn.Sequential(*hidden, ",
+        "actor.4.weight",
+    ),
+    "dqn_atari_style": ("nn.Linear(in_dim, args.hidden_dim)", WIDER, "q_network.hidden.1.weight"),
+}
+
+
+@pytest.mark.parametrize("script", LAYERS)
 def test_a_copy_with_a_new_field_and_a_new_layer_trains_resumes_and_is_evaluated(
     script, tmp_path, imports_undone
 ):
+    stock, changed, weight = LAYERS[script]
+    head = "class Args(RunArgs):\n"
     text = (ROOT / "cleanrl_cc" / f"{script}.py").read_text()
-    text, fields = re.subn(
-        r"(\nclass Args\(RunArgs\):\n)", r'\1    # Mine\n    added_width: int = 5\n    """mine"""\n\n', text
-    )
-    text, layers = re.subn(
-        r"(class Agent\(nn.Module\):.*?        super\(\).__init__\(\)\n)",
-        r"\1        self.added = nn.Linear(3, args.added_width)\n",
-        text,
-        flags=re.S,
-    )
-    assert fields == layers == 1
-    (tmp_path / f"my_{script}.py").write_text(text)
+    assert text.count(stock) == text.count(head) == 1
+    field = '    # Mine\n    added_width: int = 5\n    """width of my layer"""\n\n'
+    (tmp_path / f"my_{script}.py").write_text(text.replace(stock, changed).replace(head, head + field))
     module = load_script(tmp_path / f"my_{script}.py")
-    words = command_line(script, tmp_path / "run", total_timesteps=60)
+    words = command_line(script, tmp_path / "run", total_timesteps=90)
     module.train(module.parse_args(module.Args, module.PRESETS, [*words, "--added-width", "7"]))
-    again = ["--resume", str(tmp_path / "run"), "--total-timesteps", "80"]
+    before = checkpoint(tmp_path / "run")["agent"][weight]
+    again = ["--resume", str(tmp_path / "run"), "--total-timesteps", "130"]
     module.train(module.parse_args(module.Args, module.PRESETS, again))
     state = checkpoint(tmp_path / "run")
-    assert state["algorithm"] == f"my_{script}" and state["global_step"] == 80
-    assert state["agent"]["added.weight"].shape == (7, 3)
+    assert (state["algorithm"], state["args"]["added_width"]) == (f"my_{script}", 7)
+    assert not torch.equal(state["agent"][weight], before)
     options = {"checkpoint": str(tmp_path / "run"), "episodes": 1, "device": "cpu"}
     assert evaluate(Options(**options, script=tmp_path / f"my_{script}.py"))["algorithm"] == f"my_{script}"
     assert f"my_{script}.py" in input_error(parse, script, again)  # another script's run

@@ -16,6 +16,8 @@ from helpers import SCRIPTS, assert_same_training, resume, train
 
 from cleanrl_cc.common.runs import Run
 
+pytestmark = pytest.mark.slow
+
 NUM_RANDOM = int(os.environ.get("KILLS", 3))
 # What Python tells its audit hooks of files; `fsync` it does not tell.
 OPERATIONS = {"open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.listdir", "os.scandir"}

@@ -19,6 +19,8 @@ from helpers import ROOT, SCRIPTS, train
 
 from cleanrl_cc.common import machine
 
+pytestmark = pytest.mark.slow
+
 # If what is wrong were not refused, these would end soon.
 SHORT = "--env-id Pendulum-v1 --total-timesteps 60 --eval-episodes 1 --run-name new --device cpu"
 CONFIGS = {

@@ -11,7 +11,7 @@ from cleanrl_cc.common.tables import read_csv
 
 SETS = {
     "all": rainbow.COMPONENTS,
-    "none": (),
+    "double alone": ("double",),
     **{
         f"no {component}": tuple(c for c in rainbow.COMPONENTS if c != component)
         for component in rainbow.COMPONENTS
@@ -36,7 +36,7 @@ def test_priorities_follow_the_errors(tmp_path):
     assert len(np.unique(priorities)) > 10 and rows["max_priority"] == priorities.max() > 0
 
 
-@pytest.mark.parametrize("components, expected", [(("noisy",), 0), ((), 0.2)])
+@pytest.mark.parametrize("components, expected", [(("noisy",), 0), (("double",), 0.2)])
 def test_noise_replaces_random_actions(components, expected, tmp_path, monkeypatch):
     q_values, noisy_calls = rainbow.Agent.q_values, []
 
@@ -123,7 +123,7 @@ def test_a_support_that_does_not_hold_the_returns_is_told_once(tmp_path, capfd):
     assert float(read_csv(tmp_path / "run" / "progress.csv")[-1]["losses/edge_mass"]) > 0.2
 
 
-@pytest.mark.parametrize("components", [rainbow.COMPONENTS, ()])
+@pytest.mark.parametrize("components", [rainbow.COMPONENTS, ("double",)])
 def test_a_support_that_holds_them_is_not(components, tmp_path, capfd):
     fields = {
         "total_timesteps": 200,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.rendering import COARSE, PLAIN, FastRenderer, choose_gl_backend, gymnasium_renderer
 
@@ -256,7 +257,8 @@ def test_the_gl_backend_is_probed_once_and_told_to_workers():
     code = (
         "import os, cleanrl_cc.common.rendering as r; backend = r.choose_gl_backend(); r.subprocess = None; "
         "assert r.choose_gl_backend() == backend; "
-        "assert os.environ['MUJOCO_GL'] == os.environ['CLEANRL_CC_GL'] == backend; print(backend)"
+        "assert os.environ['MUJOCO_GL'] == os.environ['CLEANRL_CC_GL'] == backend; print(backend); "
+        "from cleanrl_cc.common import announcements; announcements.tell()"
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr
@@ -277,6 +279,7 @@ def test_egl_is_tried_before_osmesa_and_software_is_told(monkeypatch, capsys):
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.setenv("CLEANRL_CC_GL", "")
     assert choose_gl_backend() == "osmesa" and tried == ["egl", "osmesa"]
+    announcements.tell()
     assert "software rendering" in capsys.readouterr().err
 
 
