@@ -28,7 +28,7 @@ from typing import Literal
 
 import tyro
 from overview import Board, all_processes, log_file, memory, read_runs, table, writers
-from tasks import ROOT, Task, flag, read_task, read_tasks
+from tasks import ROOT, Task, flag, read_task, read_tasks, words_of
 
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.files import move_aside
@@ -72,8 +72,7 @@ def next_command(task: Task, options: Options) -> list[str] | None:
         if last.get("evaluated", [-1])[0] >= (task.total or last["args"]["total_timesteps"]):
             return None
         grow = ["--total-timesteps", str(task.total)] if task.total else []
-        env_id = flag(task.flags, "env-id")
-        typed = ["--env-id", env_id] if env_id else []  # a module that it names is imported only if typed
+        typed = words_of(task.flags, "env-id", "wrappers", "training-wrappers")  # else no module is imported
         return [sys.executable, *task.script, "--resume", str(task.folder), *typed, *grow]
     if os.path.lexists(task.folder):
         aside = move_aside(task.folder)

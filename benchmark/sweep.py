@@ -36,7 +36,7 @@ import tyro
 import yaml
 from launch import begin
 
-from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
+from cleanrl_cc.common.arguments import RunArgs, check_args, module_words, parse_args
 from cleanrl_cc.common.config import config_text, to_words
 from cleanrl_cc.common.envs import find_spec
 from cleanrl_cc.common.errors import InputError
@@ -269,7 +269,7 @@ class Sweep:
     def command(self, trial: Trial, folder: Path) -> list[str]:
         """The command line that begins a trial or goes on with it."""
         if (folder / "last.pt").exists():
-            words = ["--resume", str(folder), "--env-id", self.args.env_id]
+            words = ["--resume", str(folder), *module_words(self.args)]
         else:
             shutil.rmtree(
                 folder, ignore_errors=True

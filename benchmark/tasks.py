@@ -40,6 +40,17 @@ def flag(words: list[str], name: str) -> str | None:
     return value
 
 
+def words_of(words: list[str], *names: str) -> list[str]:
+    """The flags of these names, as they were typed, and their values."""
+    wanted = False
+    kept = []
+    for word in words:
+        if word.startswith("--"):
+            wanted = word.partition("=")[0][2:].replace("_", "-") in names
+        kept += [word] if wanted else []
+    return kept
+
+
 def read_task(command: str, runs_dir: str) -> Task:
     """Raises InputError for a line that is no command of the kind that this program knows."""
     try:

@@ -31,7 +31,13 @@ from gymnasium.spaces import Discrete
 
 from cleanrl_cc.common import export, hub
 from cleanrl_cc.common.arguments import check_args
-from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module, rng_state, set_rng_state
+from cleanrl_cc.common.checkpoints import (
+    load_checkpoint,
+    refuse_module,
+    refuse_wrappers,
+    rng_state,
+    set_rng_state,
+)
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.episodes import Episodes
 from cleanrl_cc.common.errors import InputError, require
@@ -209,7 +215,9 @@ def read_checkpoint(source: str | Path, trust: bool) -> tuple[Path, dict]:
         path /= "best.pt"
     checkpoint = load_checkpoint(path)
     if not trust:
-        refuse_module(checkpoint["recipe"]["env_id"], source, "--trust (in Python trust=True)")
+        remedy = "--trust (in Python trust=True)"
+        refuse_module(checkpoint["recipe"]["env_id"], source, remedy)
+        refuse_wrappers(checkpoint["recipe"].get("wrappers", ()), source, remedy)
     return path, checkpoint
 
 

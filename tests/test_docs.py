@@ -54,7 +54,9 @@ def test_a_documented_command_parses(command, monkeypatch):
             parse_args(module.Args, module.PRESETS, argv)
         assert exit_code.value.code == 0
     elif "--resume" in argv:  # the run is the reader's: its own arguments stand in for it
-        saved = {"total_timesteps": 1, "env_id": dict(pairwise(argv)).get("--env-id", "CarRacing-v3")}
+        typed = dict(pairwise(argv))
+        saved = {"total_timesteps": 1, "env_id": typed.get("--env-id", "CarRacing-v3")}
+        saved["training_wrappers"] = (typed["--training-wrappers"],) if "--training-wrappers" in typed else ()
         monkeypatch.setattr(
             "cleanrl_cc.common.arguments.resume_args", lambda cls, path: cls(resume=path, **saved)
         )

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, get_type_hints
 import tyro
 
 from cleanrl_cc.common import announcements
-from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module
+from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module, refuse_wrappers
 from cleanrl_cc.common.config import read_config
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.ranges import Count, Range, Seed, Size, Small, Steps, Whole, expected
@@ -51,6 +51,8 @@ class RunArgs:
     """height and width of a pixel observation"""
     grayscale: bool = True
     """one gray channel per frame instead of RGB"""
+    wrappers: tuple[str, ...] = ()
+    """wrappers of the environment, also in evaluations, innermost first: module:Class,argument=1.5"""
     training_wrappers: tuple[str, ...] = ()
     """wrappers of training environments alone, innermost first: RoadRules, Patience,frames=200 (which ends
     episodes without reward), or module:Class,argument=1.5"""
@@ -123,9 +125,11 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     saved = resume_args(cls, typed.resume)
     if typed.env_id is None:  # the folder may have been downloaded
         refuse_module(saved.env_id, typed.resume, f"--env-id {saved.env_id}")
-    for wrapper in saved.training_wrappers if typed.training_wrappers is None else ():
+    if typed.wrappers is None:
+        refuse_wrappers(saved.wrappers, typed.resume, f"--wrappers {' '.join(saved.wrappers)}")
+    if typed.training_wrappers is None:
         remedy = f"--training-wrappers {' '.join(saved.training_wrappers)}"
-        refuse_module(wrapper.split(",")[0], typed.resume, remedy)
+        refuse_wrappers(saved.training_wrappers, typed.resume, remedy)
     args = read_words(argv, saved)
     moved = []
     for name, value in asdict(saved).items():
@@ -157,6 +161,7 @@ def look_ahead(argv: list[str]) -> argparse.Namespace:
     """The words that decide what the defaults of the others are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--env-id", "--env_id")
+    parser.add_argument("--wrappers", nargs="*")
     parser.add_argument("--training-wrappers", "--training_wrappers", nargs="*")
     parser.add_argument("--resume")
     parser.add_argument("--config")
@@ -223,6 +228,14 @@ def check_args(args):
     for name, kind in get_type_hints(type(args), include_extras=True).items():
         wrong = expected(getattr(args, name), kind)
         require(wrong is None, name, getattr(args, name), wrong)
+
+
+def module_words(args: RunArgs) -> list[str]:
+    """What is to be typed again for a run to be resumed: names of modules, which are imported only then."""
+    words = ["--env-id", args.env_id] if ":" in args.env_id else []
+    for flag, names in (("--wrappers", args.wrappers), ("--training-wrappers", args.training_wrappers)):
+        words += [flag, *names] if any(":" in name for name in names) else []
+    return words
 
 
 def _summary(cls: type) -> str:

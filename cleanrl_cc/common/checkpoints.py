@@ -9,7 +9,7 @@ import os
 import random
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,6 +149,16 @@ def refuse_module(env_id: str, source, remedy: str):
     if module and module not in sys.modules:
         raise InputError(
             f"{source} names the module {module!r}, which could run any code: if you trust it, add {remedy}."
+        )
+
+
+def refuse_wrappers(wrappers: Sequence[str], source, remedy: str):
+    """Raises InputError if one of `wrappers` is not ours, as `refuse_module`. Of a module that is imported
+    already, too: an environment's id only looks something up there, a wrapper's name calls it."""
+    if modules := [wrapper.split(",")[0].rpartition(":")[0] for wrapper in wrappers if ":" in wrapper]:
+        raise InputError(
+            f"{source} has wrappers of the module {modules[0]!r}, which could run any code: if you trust it, "
+            f"add {remedy}."
         )
 
 

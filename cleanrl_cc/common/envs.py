@@ -4,15 +4,13 @@
 images, whose actions are Discrete or a Box of [-1, 1], and whose episodes can be stored and restored in the
 middle. Nothing here knows an algorithm. The order of the wrappers, from the inside:
 
-    gym.make -> training wrappers -> Checked -> actions in [-1, 1] -> ActionRepeat
+    gym.make -> wrappers -> training wrappers -> Checked -> actions in [-1, 1] -> ActionRepeat
         -> StateObservation or PixelObservation -> Episodes
 
 An environment is known by its class, and our wrappers by reference: the names of attributes are the user's.
 """
 
-import ast
 import difflib
-import importlib
 import os
 import sys
 from dataclasses import replace
@@ -23,7 +21,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from cleanrl_cc.common import announcements, wrappers
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.checks import Checked
 from cleanrl_cc.common.episodes import Episodes
 from cleanrl_cc.common.errors import InputError, describe
@@ -45,14 +43,23 @@ from cleanrl_cc.common.rendering import (
     uses_mujoco,
 )
 from cleanrl_cc.common.vector import GroupedVectorEnv, usable_cores
-from cleanrl_cc.common.wrappers import ActionRepeat, Patience, RoadRules, TwoAxes, UnitActions
+from cleanrl_cc.common.wrappers import (
+    ActionRepeat,
+    Patience,
+    RoadRules,
+    TwoAxes,
+    UnitActions,
+    apply_wrapper,
+    import_from_here,
+)
 
 FAST_CAR_RACING = "cleanrl_cc/FastCarRacing-v3"
 LUNAR_LANDER = "gymnasium.envs.box2d.lunar_lander:LunarLander"
 MUJOCO_MODULES = ("gymnasium.envs.mujoco", f"{__package__}.obstacles")
 
 # The run fields that say what an agent sees and does.
-RECIPE = ("env_id", "obs", "action_set", "action_repeat", "frame_stack", "image_size", "grayscale")
+RECIPE = ("env_id", "wrappers", "obs", "action_set", "action_repeat")
+RECIPE += ("frame_stack", "image_size", "grayscale")
 
 
 # --- construction ---
@@ -60,6 +67,7 @@ RECIPE = ("env_id", "obs", "action_set", "action_repeat", "frame_stack", "image_
 
 def make_env(
     env_id: str,
+    wrappers: tuple[str, ...] = (),
     obs: str = "auto",
     action_set: str = "auto",
     action_repeat: int = 1,
@@ -75,6 +83,7 @@ def make_env(
 
     Args:
         env_id: any id that Gymnasium knows; `module:Name-v0` imports `module` first.
+        wrappers: what `apply_wrapper` takes, the innermost first.
         obs: "pixels", "state", or "auto": pixels where the environment emits images, as the head of
             `observations.py` says what that is.
         action_set: "auto": two axes for CarRacing, continuous LunarLander; "native": what the environment
@@ -82,7 +91,7 @@ def make_env(
         action_repeat: environment steps per agent step. Time limits stay in environment steps.
         frame_stack, image_size, grayscale: shape of pixel observations, uint8
             (frame_stack * C, image_size, image_size).
-        training_wrappers: what `apply_wrapper` takes, the innermost first. For training only.
+        training_wrappers: likewise, around those. For training only.
         render_mode: what `render()` returns, None where nobody calls it.
         seed: entropy of the seeds that `reset()` without a seed draws.
 
@@ -99,14 +108,15 @@ def make_env(
         kwargs["continuous"] = action_set == "auto" or (is_car and action_set == "native")
     if env_id.startswith("dm_control/") and render_mode == "rgb_array":
         kwargs["render_kwargs"] = {"height": 240, "width": 320, "camera_id": 0}
-    env = _make(spec, env_id, kwargs, renders=obs == "pixels" or render_mode == "rgb_array")
+    make = partial(_make, spec, env_id, wrappers)
+    env = make(kwargs, renders=obs == "pixels" or render_mode == "rgb_array")
     picture = find_picture(env_id, env.observation_space, obs)
     draws_itself = uses_mujoco(env) or picture is not None
     if obs == "pixels" and not draws_itself and render_mode != "rgb_array":
         if render_mode is not None:
             raise InputError(f"{env_id} cannot be shown in a window while its pixels are the observation.")
         env.close()
-        env = _make(spec, env_id, kwargs | {"render_mode": "rgb_array"}, renders=True)
+        env = make(kwargs | {"render_mode": "rgb_array"}, renders=True)
 
     if has_mujoco_renderer(env.unwrapped):
         follow(env.unwrapped.mujoco_renderer)
@@ -117,10 +127,10 @@ def make_env(
         picture = replace(picture, opaque=_is_opaque(env, env_id, picture))
     training = []
     for text in training_wrappers:
-        env = apply_wrapper(env, text)
+        env = apply_wrapper(env, text, "--training-wrappers")
         training.append(env)
     env = Checked(env, env_id)
-    if is_car and action_set == "auto":
+    if is_car and action_set == "auto" and env.action_space == env.unwrapped.action_space:
         env = TwoAxes(env)
     if isinstance(env.action_space, Box):
         env = UnitActions(env)
@@ -131,15 +141,23 @@ def make_env(
     if action_repeat > 1:
         env = ActionRepeat(env, action_repeat)
     if picture or obs == "pixels":
-        frames = _frames(env, picture, image_size, training)
+        # a user's wrapper may look at every picture, ours do not
+        watched = bool(wrappers) or not all(isinstance(wrapper, Patience | RoadRules) for wrapper in training)
+        frames = _frames(env, picture, image_size, watched)
         env = PixelObservation(env, *frames, frame_stack, image_size, grayscale)
     else:
         env = StateObservation(env)
     return Episodes(env, seed, env_id, training)
 
 
-def _make(spec: gym.envs.registration.EnvSpec, env_id: str, kwargs: dict, renders: bool) -> gym.Env:
-    """`gym.make`, with a back end for OpenGL where MuJoCo `renders`. Raises InputError where it fails."""
+def _make(
+    spec: gym.envs.registration.EnvSpec, env_id: str, wrappers: tuple[str, ...], kwargs: dict, renders: bool
+) -> gym.Env:
+    """`gym.make` and the user's wrappers, with a back end for OpenGL where MuJoCo `renders`.
+
+    Raises:
+        InputError: it fails.
+    """
     # MuJoCo's libraries look for one when they are imported. One that the user names is
     # tried even where nothing renders: MuJoCo's import fails on a wrong one.
     known = any(name in str(spec.entry_point) for name in (*MUJOCO_MODULES, "shimmy"))
@@ -166,6 +184,8 @@ def _make(spec: gym.envs.registration.EnvSpec, env_id: str, kwargs: dict, render
             "MuJoCo finds no off-screen OpenGL (tried MUJOCO_GL if set, else EGL and OSMesa): "
             "install Debian's libegl1 or libosmesa6, or use --obs state without videos."
         )
+    for text in wrappers:
+        env = apply_wrapper(env, text, "--wrappers")
     return env
 
 
@@ -177,8 +197,12 @@ def _is_opaque(env: gym.Env, env_id: str, picture: Picture) -> bool:
         raise InputError(f"{env_id} shows no first picture: {describe(error)}.") from error
 
 
-def _frames(env: gym.Env, picture: Picture | None, size: int, training: list[gym.Wrapper]) -> tuple:
-    """What `PixelObservation` shows: `draw`, `close`, `source` and `num_frames`."""
+def _frames(env: gym.Env, picture: Picture | None, size: int, watched: bool) -> tuple:
+    """What `PixelObservation` shows: `draw`, `close`, `source` and `num_frames`.
+
+    Args:
+        watched: whether a wrapper may look at what is observed, or change it.
+    """
     base = env.unwrapped
     if picture is None:
         draw, close = frame_source(env, size)
@@ -187,43 +211,13 @@ def _frames(env: gym.Env, picture: Picture | None, size: int, training: list[gym
     unseen = [".".join(map(str, path)) for path, _ in leaves(env.observation_space) if path != picture.path]
     if unseen:
         source += f"; not seen: {', '.join(unseen)}"
-    if not is_car_racing(base):
+    if not is_car_racing(base) or env.observation_space != base.observation_space:
         return picture.frames, lambda: None, source, picture.num_frames
-    # Drawn once per agent step, instead of at every physics step, unless a user's wrapper may look at it
-    base.render_observation = not all(isinstance(wrapper, Patience | RoadRules) for wrapper in training)
-    if base.render_observation:
+    # Drawn once per agent step, instead of at every physics step, where nobody else looks at it
+    base.render_observation = watched
+    if watched:
         return lambda obs: [car_racing_view(obs)], lambda: None, source, 1
     return lambda obs: [car_racing_view(base.draw())], lambda: None, source, 1
-
-
-def apply_wrapper(env: gym.Env, text: str) -> gym.Env:
-    """`env` in the wrapper that `text` names: one of ours or module:Class, and after commas arguments, as in
-    RoadRules,speed_limit=60. Raises InputError where there is none, or it takes no such argument."""
-    name, *pairs = text.split(",")
-    module, _, class_name = (name if ":" in name else f"{wrappers.__name__}:{name}").rpartition(":")
-    try:
-        arguments = {
-            key: ast.literal_eval(value) for key, _, value in (pair.partition("=") for pair in pairs)
-        }
-        wrapped = getattr(import_from_here(module), class_name)(env, **arguments)
-    except (Exception, SystemExit) as error:  # whatever a user's module raises
-        raise InputError(
-            f"--training-wrappers {text} cannot be used ({describe(error)}): "
-            "write RoadRules, Patience,frames=200, module:Class or module:Class,argument=1.5."
-        ) from error
-    for space in ("observation_space", "action_space"):
-        if getattr(wrapped, space) != getattr(env, space):
-            raise InputError(
-                f"--training-wrappers {text} changes the {space.replace('_', ' ')}, and evaluations play "
-                "without it: register your environment with that wrapper instead."
-            )
-    return wrapped
-
-
-def import_from_here(module: str):
-    """The module, also from the working directory: `python folder/script.py` searches the script's alone."""
-    sys.path[:] = dict.fromkeys([*sys.path, os.getcwd()])
-    return importlib.import_module(module)
 
 
 def recipe(args) -> dict:

@@ -120,7 +120,9 @@ def write_folder(
     """
     args = {name: value for name, value in checkpoint["args"].items() if name not in NOT_IN_A_FILE}
     kept = {name: checkpoint[name] for name in ("algorithm", "recipe", "global_step", "agent")}
-    text = card(repo, result)
+    recipe = checkpoint["recipe"]
+    has_module = any(":" in name for name in (recipe["env_id"], *recipe.get("wrappers", ())))
+    text = card(repo, result, has_module)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(folder / "best.pt", kept | {"args": args | {"device": "cpu"}})
@@ -138,7 +140,7 @@ def write_folder(
         raise InputError(f"{folder} cannot be written ({error}): name another folder.") from error
 
 
-def card(repo: str, result: dict) -> str:
+def card(repo: str, result: dict, has_module: bool) -> str:
     """The head that the Hub reads (https://huggingface.co/docs/hub/model-cards), and what people read."""
     hub = import_hub()
     algorithm = result["algorithm"]
@@ -161,7 +163,6 @@ def card(repo: str, result: dict) -> str:
         model_name=algorithm,
         eval_results=[score],
     )
-    has_module = ":" in env_id
     body = CARD.format(
         **result,
         repo=repo,

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch._guards import CompileContext
 
+from cleanrl_cc.common.arguments import module_words
 from cleanrl_cc.common.distributed import exchange, size
 from cleanrl_cc.common.logs import Log
 from cleanrl_cc.common.scripts import resume_command
@@ -69,11 +70,7 @@ class Interruptible(Log):
         if self.saved_signal is None:
             return
         self.close()
-        words = ["--resume", str(self.folder)]
-        if ":" in self.args.env_id:  # a module, which a resumed run imports if it is typed
-            words += ["--env-id", self.args.env_id]
-        if any(":" in wrapper for wrapper in self.args.training_wrappers):
-            words += ["--training-wrappers", *self.args.training_wrappers]
+        words = ["--resume", str(self.folder), *module_words(self.args)]
         self.say(f"Saved. Go on with: {resume_command(type(self.args), words)}")
         raise SystemExit(128 + self.saved_signal)
 

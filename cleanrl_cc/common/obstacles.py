@@ -57,6 +57,9 @@ class ObstacleArena(EmptyCorridor):
     sin(ωᵢ t + φᵢ), where ωᵢ = 0 if it stands.
 
     Walls are motion-capture bodies: moving them needs no new model, so an episode begins in milliseconds.
+
+    Attributes:
+        num_walls: how many the next episode has; at first, and at most, all of them.
     """
 
     def _build(self, num_walls: int, moving: bool):
@@ -92,17 +95,21 @@ class ObstacleArena(EmptyCorridor):
 
     def initialize_episode(self, physics, random_state):
         """Draws where the walls stand along the corridor, each in the middle half of its share,
-        and their phases and angular speeds."""
+        and their phases and angular speeds. Those beyond `num_walls` are under the floor."""
         shares = np.arange(self.num_walls) + random_state.uniform(0.25, 0.75, self.num_walls)
         self.xs = CLEAR + (LENGTH - CLEAR) * shares / max(self.num_walls, 1)
         self.phases = random_state.uniform(0, 2 * np.pi, self.num_walls)
         self.omegas = self.moving * 2 * np.pi / random_state.uniform(*PERIODS, self.num_walls)
-        physics.data.mocap_pos[:, 0] = self.xs
-        physics.data.mocap_pos[:, 1] = SWING * np.sin(self.phases)
+        physics.data.mocap_pos[:, 2] = -WALL_SIZE[2]
+        standing = physics.data.mocap_pos[: self.num_walls]
+        standing[:, 0] = self.xs
+        standing[:, 1] = SWING * np.sin(self.phases)
+        standing[:, 2] = WALL_SIZE[2] / 2
 
     def before_substep(self, physics, random_state):
         if self.moving:
-            physics.data.mocap_pos[:, 1] = SWING * np.sin(self.omegas * physics.time() + self.phases)
+            standing = physics.data.mocap_pos[: len(self.xs)]
+            standing[:, 1] = SWING * np.sin(self.omegas * physics.time() + self.phases)
 
     def next_walls(self, physics, x: float, y: float) -> np.ndarray:
         """Distance ahead, distance to the left and speed to the left of the next

@@ -1,10 +1,16 @@
 """Wrappers of one environment: what it takes, how long it is played, and what it rewards in training."""
 
+import ast
+import importlib
+import os
+import sys
 import warnings
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
+
+from cleanrl_cc.common.errors import InputError, describe
 
 # --- actions ---
 
@@ -154,3 +160,50 @@ class RoadRules(gym.Wrapper):
         if self.furthest >= len(road) - 6 and not lost:  # the lap is driven
             return obs, reward, False, True, info
         return obs, reward, terminated or lost or self.frames_stuck >= self.stuck, truncated, info
+
+
+# --- by name ---
+
+
+def apply_wrapper(env: gym.Env, text: str, flag: str) -> gym.Env:
+    """`env` in the wrapper that `text` names: one of ours or module:Class, and after commas arguments, as in
+    RoadRules,speed_limit=60.
+
+    Args:
+        flag: where `text` comes from: "--wrappers", which evaluations have too, or "--training-wrappers".
+
+    Raises:
+        InputError: there is none, it takes no such argument, or evaluations would not play what was trained.
+    """
+    name, *pairs = text.split(",")
+    module, _, class_name = (name if ":" in name else f"{__name__}:{name}").rpartition(":")
+    try:
+        arguments = {
+            key: ast.literal_eval(value) for key, _, value in (pair.partition("=") for pair in pairs)
+        }
+        wrapped = getattr(import_from_here(module), class_name)(env, **arguments)
+    except (Exception, SystemExit) as error:  # whatever a user's module raises
+        raise InputError(
+            f"{flag} {text} cannot be used ({describe(error)}): "
+            "write RoadRules, Patience,frames=200, module:Class or module:Class,argument=1.5."
+        ) from error
+    if flag == "--wrappers":
+        if hasattr(type(wrapped), "load_state_dict"):
+            raise InputError(
+                f"{flag} {text} learns from one episode for the next, and evaluations begin with none: use "
+                "--training-wrappers instead."
+            )
+        return wrapped
+    for space in ("observation_space", "action_space"):
+        if getattr(wrapped, space) != getattr(env, space):
+            raise InputError(
+                f"{flag} {text} changes the {space.replace('_', ' ')}, and evaluations play without it: use "
+                "--wrappers instead."
+            )
+    return wrapped
+
+
+def import_from_here(module: str):
+    """The module, also from the working directory: `python folder/script.py` searches the script's alone."""
+    sys.path[:] = dict.fromkeys([*sys.path, os.getcwd()])
+    return importlib.import_module(module)

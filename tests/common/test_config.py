@@ -17,7 +17,9 @@ from helpers import (
     train,
 )
 
+from cleanrl_cc.common.arguments import module_words
 from cleanrl_cc.common.config import config_text
+from cleanrl_cc.sac_drq import Args
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +153,13 @@ def test_a_resumed_run_imports_no_wrapper_that_was_not_typed(tmp_path, monkeypat
     assert all(word in message for word in ("own_wrappers", "--training-wrappers own_wrappers:Wrapper"))
     assert "own_wrappers" not in sys.modules
     resume("sac_drq", tmp_path / "run", total_timesteps=70, **wrapped)
+
+
+def test_what_names_a_module_is_to_be_typed_again():
+    args = Args(env_id="Pendulum-v1", wrappers=("own:A,scale=2", "own:B"), training_wrappers=("RoadRules",))
+    assert module_words(args) == ["--wrappers", "own:A,scale=2", "own:B"]
+    args = Args(env_id="own:E-v0", training_wrappers=("RoadRules", "own:C"))
+    assert module_words(args) == ["--env-id", "own:E-v0", "--training-wrappers", "RoadRules", "own:C"]
 
 
 def test_the_command_that_goes_on_names_the_module(own):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from env_helpers import assert_identical, check_snapshot, play
 from gymnasium.spaces import Box
-from helpers import input_error
+from helpers import assert_same_training, checkpoint, input_error, resume, train
 
 from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.evaluate import load_policy
 
 pytestmark = pytest.mark.slow
 
@@ -16,6 +17,7 @@ STATIC, MOVING, DENSE = (
     f"cleanrl_cc/Corridor{layout}-Ball-v0" for layout in ("Static", "Moving", "StaticDense")
 )
 ANT = "cleanrl_cc/CorridorMoving-Ant-v0"
+CURRICULUM = "docs.examples.more_walls:MoreWalls"
 AHEAD, STILL = np.array([-1, 0], np.float32), np.zeros(2, np.float32)
 
 
@@ -85,6 +87,27 @@ def test_the_density_is_the_number_of_walls_and_variants_can_be_registered():
         env.step(AHEAD)
         numbers.append(len(walls(env)))
     assert numbers == [0, 3, 11, 22]  # in 56 m
+
+
+def test_an_episode_has_as_many_walls_as_it_is_told_and_the_others_are_under_the_floor():
+    env = make_env(MOVING)
+    arena = env.unwrapped.task.root_entity
+    for number in (2, 0, 11):
+        arena.num_walls = number
+        for obs in play(env, seed=1, num_steps=3)[0]:
+            assert np.isfinite(obs).all()
+        assert (walls(env)[:, 2] > 0).tolist() == [True] * number + [False] * (11 - number)
+
+
+@pytest.mark.parametrize("steps", [90, 100])  # in an episode; right after an end
+def test_the_curriculum_grows_with_success_and_is_resumed(steps, tmp_path):
+    changes = {"env_id": MOVING, "training_wrappers": (f"{CURRICULUM},goal=-1",), "action_repeat": 20}
+    train("sac_drq", tmp_path / "grown", total_timesteps=steps, **changes)
+    assert checkpoint(tmp_path / "grown")["envs"][0]["learned"] == [{"num_walls": 3}]
+    resume("sac_drq", tmp_path / "grown", total_timesteps=140, training_wrappers=changes["training_wrappers"])
+    train("sac_drq", tmp_path / "direct", total_timesteps=140, **changes)
+    assert_same_training(tmp_path / "grown", tmp_path / "direct")
+    assert load_policy(tmp_path / "grown").make_env().unwrapped.task.root_entity.num_walls == 11
 
 
 @pytest.mark.parametrize("env_id", [STATIC, MOVING])

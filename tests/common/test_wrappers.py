@@ -15,6 +15,7 @@ from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.rendering import car_racing_view
 from cleanrl_cc.common.wrappers import RoadRules
+from cleanrl_cc.evaluate import load_policy
 from cleanrl_cc.sac_drq import Args
 
 # --- actions ---
@@ -99,7 +100,45 @@ def test_time_limits_stay_in_environment_steps(repeat, num_steps):
     assert info[EPISODE]["r"] == pytest.approx(sum(rewards))
 
 
-# --- wrappers for training ---
+# --- wrappers ---
+
+
+def test_a_wrapper_of_the_environment_is_trained_with_resumed_and_evaluated(tmp_path):
+    changes = {"env_id": "odd_envs:Walk-v0", "wrappers": ("odd_envs:Cropped", "odd_envs:Multiplied,factor=4")}
+    train("sac_drq", tmp_path / "grown", total_timesteps=75, **changes)
+    resume("sac_drq", tmp_path / "grown", total_timesteps=140, **changes)
+    train("sac_drq", tmp_path / "direct", total_timesteps=140, **changes)
+    assert_same_training(tmp_path / "grown", tmp_path / "direct")
+
+    message = input_error(load_policy, tmp_path / "grown")
+    assert "odd_envs" in message and "--trust" in message
+    policy = load_policy(tmp_path / "grown", trust=True)
+    assert policy.observation_space.shape == (1,)
+    env = policy.make_env()
+    env.reset(seed=1)
+    (place,), reward, *_ = env.step(np.ones(1, np.float32))
+    assert reward == pytest.approx(-4 * abs(place))
+
+
+@pytest.mark.parametrize(
+    "wrapper, word",
+    [("odd_envs:Curriculum", "--training-wrappers"), ("odd_envs:Cropped,no_such=1", "no_such")],
+)
+def test_a_wrapper_of_the_environment_that_cannot_be_kept_is_told(wrapper, word):
+    message = input_error(make_env, "odd_envs:Walk-v0", wrappers=(wrapper,))
+    assert message.startswith(f"--wrappers {wrapper} ") and word in message
+
+
+def test_what_an_agent_sees_is_what_the_wrapper_emits():
+    recipe = {"grayscale": False, "frame_stack": 1}
+    assert make_env("odd_envs:Walk-v0", wrappers=("odd_envs:Striped",)).observation_space.shape == (4, 84, 84)
+    stock, inverted = (
+        make_env("CarRacing-v3", wrappers=wrappers, **recipe) for wrappers in ((), ("odd_envs:Inverted",))
+    )
+    inverted.reset(seed=3)
+    stock.reset(seed=3)
+    expected = car_racing_view(255 - stock.unwrapped.draw()).transpose(2, 0, 1)
+    assert np.array_equal(inverted.obs, expected)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +248,8 @@ def test_what_a_wrapper_has_learned_is_resumed(steps, tmp_path):
     changes = {"env_id": "odd_envs:Walk-v0", "training_wrappers": ("odd_envs:Curriculum",)}
     train("sac_drq", tmp_path / "grown", total_timesteps=steps, **changes)
     assert checkpoint(tmp_path / "grown")["envs"][0]["learned"] != [{"level": 1.0, "total": 0.0}]
-    resume("sac_drq", tmp_path / "grown", total_timesteps=140)
+    wrappers = changes["training_wrappers"]
+    resume("sac_drq", tmp_path / "grown", total_timesteps=140, training_wrappers=wrappers)
     train("sac_drq", tmp_path / "direct", total_timesteps=140, **changes)
     assert_same_training(tmp_path / "grown", tmp_path / "direct")
 
@@ -218,7 +258,7 @@ def test_what_a_wrapper_has_learned_is_resumed(steps, tmp_path):
     "env_id, wrapper, word",
     [
         ("odd_envs:Walk-v0", "odd_envs:NumPyCurriculum", "state_dict"),
-        ("odd_envs:Walk-v0", "odd_envs:Cropped", "observation space"),
+        ("odd_envs:Walk-v0", "odd_envs:Cropped", "--wrappers"),
         ("CarRacing-v3", "RoadRules,no_such=1", "no_such"),
     ],
 )
