@@ -3,14 +3,16 @@
     python cleanrl_cc/evaluate.py runs/my-run                       # its best.pt, 10 episodes
     python cleanrl_cc/evaluate.py runs/my-run/last.pt --episodes 50
     python cleanrl_cc/evaluate.py runs/my-run --save-video --analyze-value
+    python cleanrl_cc/evaluate.py runs/my-run --env-id cleanrl_cc/CorridorMoving-Ball-v0
     python cleanrl_cc/evaluate.py runs/my-run --export-onnx policy.onnx
     python cleanrl_cc/evaluate.py runs/my-run --push-to-hub user/name
     python cleanrl_cc/evaluate.py hf://user/name
     python cleanrl_cc/evaluate.py runs/my-run --script my_sac.py    # trained by a copy of a script
 
 The algorithm, the environment and the networks come from the checkpoint. The policy acts deterministically,
-and always on the environment as it is registered, without `--training-wrappers`. Training evaluates on the
-seeds from 20,000 on, this program from 10,000 on: the policy was not selected on the episodes that score it.
+and always on the environment as it is registered, without `--training-wrappers`; with --env-id in another one
+than it was trained in, whose spaces must be the same. Training evaluates on the seeds from 20,000 on, this
+program from 10,000 on: the policy was not selected on the episodes that score it.
 """
 
 import json
@@ -24,6 +26,7 @@ from pathlib import Path
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without a traceback
 
+import gymnasium as gym
 import numpy as np
 import torch
 import tyro
@@ -55,6 +58,8 @@ class Options:
     """episodes to play"""
     seed: Seed = 10_000
     """seed of the first episode; the others count up from it"""
+    env_id: str | None = None
+    """another environment to be judged in, whose spaces must be the same; None: that of its training"""
     save_video: bool = False
     """film every episode into a folder `videos` beside the checkpoint"""
     analyze_value: bool = False
@@ -136,6 +141,25 @@ class Policy:
             raise InputError(message) from error
         self.gamma = args.gamma
 
+    def move(self, env_id: str):
+        """From now on `make_env` makes another environment, and `source` says where the policy was trained.
+
+        Raises:
+            InputError: it cannot be made, or its spaces have other shapes or types.
+        """
+        trained_env_id = self.recipe["env_id"]
+        self.recipe = self.recipe | {"env_id": env_id}
+        env = self.make_env()
+        env.close()
+        ours = describe_spaces(self.observation_space, self.action_space)
+        theirs = describe_spaces(env.observation_space, env.action_space)
+        if ours != theirs:
+            raise InputError(
+                f"{env_id} has {theirs}, and {trained_env_id}, where the policy was trained, has {ours}: "
+                "a policy can be judged where both are the same."
+            )
+        self.source |= {"env_id": env_id, "trained_env_id": trained_env_id}
+
     def make_env(self, render_mode: str | None = None) -> Episodes:
         """An environment as the policy knows it; "human" shows it in a window, "rgb_array" draws frames."""
         return make_env(**self.recipe, render_mode=render_mode)
@@ -176,6 +200,13 @@ class Policy:
         if dtype == np.uint8 and obs.dtype != np.uint8:
             raise ValueError(f"obs must be frames of bytes, uint8 from 0 to 255, and not {obs.dtype}.")
         return obs.reshape(-1, *shape).astype(dtype, copy=False), obs.ndim == len(shape)
+
+
+def describe_spaces(observations: gym.Space, actions: gym.Space) -> str:
+    """What a network must know of them."""
+    is_discrete = isinstance(actions, Discrete)
+    kind = f"{actions.n} discrete actions" if is_discrete else f"actions {actions.dtype} {actions.shape}"
+    return f"observations {observations.dtype} {observations.shape} and {kind}"
 
 
 def load_policy(
@@ -235,7 +266,10 @@ def evaluate(options: Options) -> dict:
     """
     check(options)
     path, checkpoint = read_checkpoint(options.checkpoint, options.trust)
-    return play(Policy(checkpoint, options.device, script=options.script), path, options)
+    policy = Policy(checkpoint, options.device, script=options.script)
+    if options.env_id:
+        policy.move(options.env_id)
+    return play(policy, path, options)
 
 
 def check(options: Options):
@@ -250,6 +284,8 @@ def check(options: Options):
         raise InputError("--render needs a screen and DISPLAY names none: --save-video films without one.")
     if options.dry_run and not options.push_to_hub:
         raise InputError("--dry-run goes with --push-to-hub user/name: the card names the repository.")
+    if options.env_id and (options.export_onnx or options.export_torch or options.push_to_hub):
+        raise InputError("--env-id judges a policy elsewhere: it is exported and shared without.")
     if options.export_onnx:
         export.require_onnx()
     for file in (options.export_onnx, options.export_torch):
@@ -362,7 +398,9 @@ def main(argv: list[str] | None = None):
     if options.json:
         print(json.dumps(result))
         return
-    for key in ("checkpoint", "algorithm", "env_id", "global_step"):
+    for key in [
+        key for key in ("checkpoint", "algorithm", "env_id", "trained_env_id", "global_step") if key in result
+    ]:
         print(f"{key:>18}  {result[key]}")
     for episode in result["episodes"]:
         others = [f"  {key} {value:g}" for key, value in episode.items() if key not in ("seed", "r", "l")]

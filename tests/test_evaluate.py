@@ -1,14 +1,17 @@
 """`evaluate.py` gives back the score of a checkpoint, films it, and compares its values with what came."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import PendulumEnv
 from helpers import SCRIPTS, assert_same, input_error, train
 
 from cleanrl_cc.common.checkpoints import load_checkpoint, rng_state
@@ -154,6 +157,38 @@ def test_loading_leaves_generators_and_settings_alone(run):
     assert_same(rng_state(), before, "generators")
     assert torch.get_float32_matmul_precision() == "high"
     torch.set_float32_matmul_precision("highest")
+
+
+# --- --env-id ---
+
+
+def test_a_policy_is_judged_in_another_environment_with_the_same_spaces(run, capsys):
+    gym.register("HeavyPendulum-v0", PendulumEnv, kwargs={"g": 30}, max_episode_steps=50)
+    main([str(run), "--env-id", "HeavyPendulum-v0", "--episodes", "2", "--json", "--device", "cpu"])
+    elsewhere = json.loads(capsys.readouterr().out)
+    assert (elsewhere["env_id"], elsewhere["trained_env_id"]) == ("HeavyPendulum-v0", "Pendulum-v1")
+    agent = load_policy(run, device="cpu").agent
+    expected = play_episode(make_env("HeavyPendulum-v0"), agent, seed=10_000)
+    assert elsewhere["episodes"][0]["l"] == expected["l"] == 50
+    assert elsewhere["episodes"][0]["r"] == pytest.approx(expected["r"])
+    main([str(run), "--env-id", "HeavyPendulum-v0", "--episodes", "1", "--device", "cpu"])
+    assert re.search(r"trained_env_id +Pendulum-v1\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "env_id, others, word",
+    [
+        ("MountainCarContinuous-v0", {}, "float32 (2,)"),  # other observations
+        ("LunarLander-v3", {}, "float32 (8,)"),
+        ("CartPole-v1", {}, "2 discrete actions"),
+        ("Pendulum-v7", {}, "did you mean Pendulum-v1"),
+        ("Pendulum-v1", {"push_to_hub": "user/name"}, "--env-id"),
+        ("Pendulum-v1", {"export_torch": Path("policy.pt2")}, "--env-id"),
+    ],
+)
+def test_an_environment_that_a_policy_cannot_be_judged_in(env_id, others, word, run):
+    options = Options(str(run), env_id=env_id, device="cpu", episodes=1, **others)
+    assert word in input_error(evaluate, options)
 
 
 # --- --trust ---
