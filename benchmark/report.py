@@ -1,26 +1,40 @@
-"""Turns benchmark/results into docs/benchmarks.md, its curves in docs/assets/curves, and README's
-table. Nothing there is typed by hand.
+"""Turns benchmark/results into docs/benchmarks.md, its figures in docs/assets/curves, and README's table
+and chart. Nothing there is typed by hand.
 
     python benchmark/report.py
 
-The same files give the same bytes (curves: with the same matplotlib). Cells that a benchmark
-script lists and no result fills are marked.
+The same files give the same bytes (figures: with the same matplotlib). README has what is finished, the page
+all there is. `cells.py` says what a cell is, `scores.py` computes the statistics, `figures.py` draws.
 """
 
-import importlib
-import json
-import os
 import re
 import shlex
-import subprocess
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+import scores
 import tyro
-from matplotlib.figure import Figure
+from cells import (
+    ROOT,
+    TITLES,
+    Cells,
+    environment,
+    evaluated_at,
+    finished,
+    is_peer,
+    last_steps,
+    number,
+    planned_cells,
+    read_results,
+    rounded,
+    title,
+)
+from figures import draw_curves, draw_front, draw_profiles
 
 from cleanrl_cc.common import errors
 from cleanrl_cc.common.arguments import preset_args
@@ -33,27 +47,19 @@ NOT_IN_COMMAND = {
     "env_id",
     "seed",
     "device",
-    "matmul",
     "precision",
+    "matmul",
     "runs_dir",
     "run_name",
     "resume",
     "capture_video",
     "track",
 }
-ROOT = Path(__file__).resolve().parents[1]
-TITLES = {
-    "ppo_continuous": "PPO",
-    "sac_drq": "SAC",
-    "td3": "TD3",
-    "ddpg": "DDPG",
-    "dqn_atari_style": "DQN",
-    "rainbow": "Rainbow",
-}
-# in the README
-TABLE = re.compile(r"\| environment \| PPO.*?\n\n", re.DOTALL)
-# of a script, which has one color, and its variants
-MARKS = [("o", "-"), ("s", ":"), ("^", "-."), ("v", ":"), ("D", "-.")]
+TABLE = re.compile(r"\| environment \| PPO.*?\n\n", re.DOTALL)  # in the README
+ROBOTS = [f"{name}-v5 from state" for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d")]
+EQUAL_STEPS = [300_000, 1_000_000]  # at which the robots' scores are compared
+FRONT = "HalfCheetah-v5 from state"  # README's chart
+FRONT_LINES = 4
 INTRODUCTION = """# Benchmarks
 
 Written by `python benchmark/report.py` from the files in `benchmark/results`. Every run there keeps its
@@ -73,16 +79,48 @@ How to read the tables:
 - A dash is a number that nobody has measured. `not yet run` marks a cell that a script in `benchmark/` lists
   and no result fills; environments without any result are listed at the end.
 
-In the curves a line is the mean over seeds, its band the 95 % bootstrap interval. With one seed the paler
-band is the standard deviation of the episodes of each evaluation. A seed that was trained for longer than
-another goes on as a thin line. The steps are on a logarithmic axis where one run is more than four times as
-long as another. Dashed lines are published scores; they differ in versions, steps and statistics: see the
-table below each curve.
+In the figures one color is one script. Ours is solid, and a variant of it paler; the curves of peers that
+were trained beside ours are dashed, published scores dotted. These differ in versions, steps and statistics:
+see the table below each figure. A line is the mean over seeds, its band the 95 % bootstrap interval. With one
+seed the paler band is the standard deviation of the episodes of each evaluation; variants have none. A seed
+that was trained for longer than another goes on as a thin line. Steps are linear, as in published curves,
+unless one run is more than four times as long as another; on dm_control they are environment frames.
 
 ## All environments
 
 Returns of the last policies over unseen episodes, as *final, unseen* below, and the agent steps they were
 trained for.
+"""
+BASELINE = """## 1. Baseline
+
+What is there without learning: the return of uniformly random actions (`benchmark/baseline.py`), mean and
+deviation over episodes. Beside it DQN, the simplest of the six, where it is finished.
+
+| environment | random actions | episodes | DQN |
+|---|---|---|---|"""
+BENCHMARK = """## 2. Benchmark
+
+The six scripts by their presets, and the variants that the presets were chosen against. First the robots at
+equal steps: evaluations during training, of the runs that came so far; in parentheses their number.
+
+Normalised scores are 0 for random actions and 1 for the best published score. The interquartile mean is that
+of the middle half of all runs. Intervals of 95 % are from a bootstrap stratified by task, to which a task of
+one run adds nothing ([Agarwal et al. 2021](https://arxiv.org/abs/2108.13264)).
+"""
+STATISTICS = """
+| algorithm | interquartile mean of normalised scores | runs |
+|---|---|---|"""
+IMPROVEMENT = """
+| on the tasks that both have | probability of improvement | runs of the first | runs of the second |
+|---|---|---|---|"""
+ABLATION = (
+    "## 3. Ablation\n\nRainbow without one of its components each, DQN, and DQN with Rainbow's n-step.\n"
+)
+ROBUSTNESS = """## 4. Robustness
+
+Policies trained in the corridor in the first column, judged in both kinds of corridor over unseen episodes
+(`benchmark/robustness.sh`): the return, its 95 % interval over seeds, and the share of episodes that reached
+the end of the corridor. 1,500 is the whole corridor.
 """
 
 
@@ -93,106 +131,10 @@ class Options:
     out: Path = ROOT / "docs"
     """where benchmarks.md and assets/curves go"""
     readme: Path | None = ROOT / "README.md"
-    """its table of all environments is rewritten; None: left alone"""
+    """its table of finished cells is rewritten; None: left alone"""
 
 
-# --- reading ---
-
-
-def read_run(folder: Path) -> dict:
-    """Raises InputError for what collect.py would not have written."""
-    try:
-        return _read_run(folder)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{folder} is no collected run ({errors.describe(error)}): take it away.") from error
-
-
-def _read_run(folder: Path) -> dict:
-    int(folder.name.split("-")[1])
-    description = json.loads((folder / "args.json").read_text())
-    evaluations = read_csv(folder / "evaluations.csv")
-    files = [json.loads(path.read_text()) for path in folder.glob("episodes-*.json")]
-    columns = {
-        name: np.array([float(row[name]) for row in evaluations])
-        for name in ("global_step", "return_mean", "return_std", "seconds")
-    }
-    if description["algorithm"] not in TITLES:
-        raise ValueError(f"{description['algorithm']} is no script")
-    return description | {"evaluations": columns, "unseen": {file["global_step"]: file for file in files}}
-
-
-def heading(name: str, env_id: str, obs: str) -> str:
-    """Which table a run is in: what is compared must see the same."""
-    pixels = obs == "pixels" or (obs == "auto" and "CarRacing" in env_id)
-    prefix = "Ablation: " if name.startswith("ablation-") else ""
-    return f"{prefix}{env_id} from {'pixels' if pixels else 'state'}"
-
-
-def read_results(folder: Path) -> dict[str, dict[str, list[dict]]]:
-    """Runs by heading, the ablations last, and name, ordered by seed."""
-    found = [(path.parent, read_run(path.parent)) for path in folder.glob("*/*/seed-*/args.json")]
-    found.sort(key=lambda pair: (pair[0].parts[:-1], int(pair[0].name.split("-")[1])))
-    tables = defaultdict(lambda: defaultdict(list))
-    for place, run in found:
-        name = place.parts[-3]
-        if len(run["evaluations"]["global_step"]):
-            tables[heading(name, run["args"]["env_id"], run["args"]["obs"])][name].append(run)
-    if not tables:
-        raise InputError(f"There is no run with an evaluation in --results {folder}: collect.py brings some.")
-    return {
-        table: tables[table]
-        for table in sorted(tables, key=lambda table: (table.startswith("Ablation"), table))
-    }
-
-
-def planned_cells() -> dict[str, list[str]]:
-    """The names that the benchmark scripts list, by heading."""
-    cells = defaultdict(list)
-    for script in sorted(ROOT.glob("benchmark/*.sh")):
-        if script.stem in ("common", "smoke"):
-            continue
-        lines = subprocess.run(
-            ["bash", script],
-            env=os.environ | {"LIST": "1", "SEEDS": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        for line in lines.stdout.splitlines():
-            given = dict(re.findall(r"--(env-id|obs|run-name) (\S+)", line))
-            by_preset = "pixels" if given["env-id"].startswith("dm_control/") else "auto"
-            name = given["run-name"].split("/")[0]
-            cells[heading(name, given["env-id"], given.get("obs", by_preset))].append(name)
-    return cells
-
-
-# --- statistics ---
-
-
-def interval(values: np.ndarray) -> np.ndarray:
-    """95 % bootstrap interval (2, ...) of the mean over seeds; values (S, ...)."""
-    picks = np.random.default_rng(0).integers(0, len(values), (10_000, len(values)))
-    return np.percentile(values[picks].mean(axis=1), [2.5, 97.5], axis=0)
-
-
-def number(values: list[float]) -> str:
-    """Mean over seeds, with its interval where there are two or more."""
-    digits = 0 if abs(np.mean(values)) >= 10 else 1
-    text = f"{np.mean(values):,.{digits}f}"
-    if len(values) < 2:
-        return text
-    low, high = interval(np.array(values))
-    return f"{text} [{low:,.{digits}f}, {high:,.{digits}f}]"
-
-
-def last_steps(runs: list[dict]) -> list[int]:
-    """The global step of each run's last policy that anyone scored."""
-    return [int(max(run["evaluations"]["global_step"].max(), *run["unseen"], 0)) for run in runs]
-
-
-def rounded(steps: int) -> str:
-    """84k, 1.5M."""
-    return f"{steps / 1e6:.3g}M" if steps >= 1e6 else f"{steps / 1e3:.0f}k"
+# --- tables ---
 
 
 def length(runs: list[dict], write=lambda steps: f"{steps:,}") -> str:
@@ -218,105 +160,166 @@ def row(name: str, runs: list[dict]) -> str:
         return f"| {title(name)} | not yet run | - | - | - | - | - | - |"
     evaluations = [run["evaluations"] for run in runs]
     best = [int(e["global_step"][e["return_mean"].argmax()]) for e in evaluations]
-    scores = [unseen(runs, steps) for steps in (last_steps(runs), best)]
+    judged = [unseen(runs, steps) for steps in (last_steps(runs), best)]
     cells = [
         title(name),
         str(len(runs)),
         length(runs),
         number([e["return_mean"][-1] for e in evaluations]),
         number([e["return_mean"].max() for e in evaluations]),
-        *(f"{score} ({episodes})" if episodes else score for score, episodes in scores),
+        *(f"{score} ({episodes})" if episodes else score for score, episodes in judged),
         f"{np.mean([e['seconds'][-1] for e in evaluations]) / 3600:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def overview(results: dict[str, dict[str, list[dict]]], planned: dict[str, list[str]]) -> str:
+def finished_cell(runs: list[dict], planned: int | None) -> str:
+    """The return and the steps of a finished cell; nothing of another."""
+    steps, returns = finished(runs, planned) if runs else (0, [])
+    return f"{number(returns)} ({rounded(steps)})" if returns else ""
+
+
+def overview(results: Cells, planned: dict[str, dict[str, int]], only_finished: bool) -> str:
     """The table of all environments: of each script, by its preset, the last policy and its steps."""
     lines = [f"| environment | {' | '.join(TITLES.values())} |", "|---" * (1 + len(TITLES)) + "|"]
     for table, cells in results.items():
-        scores = {
-            name: f"{unseen(runs, last_steps(runs))[0]} ({length(runs, rounded)})"
-            for name, runs in cells.items()
-            if name in TITLES
-        }
-        words = (scores.get(name, "not yet run" * (name in planned[table])) for name in TITLES)
-        lines += [f"| {table} | {' | '.join(words)} |"] if scores else []
+        words = {}
+        for name in TITLES:
+            runs = cells.get(name, [])
+            if only_finished:
+                words[name] = finished_cell(runs, planned[table].get(name))
+            elif runs:
+                words[name] = f"{unseen(runs, last_steps(runs))[0]} ({length(runs, rounded)})"
+            else:
+                words[name] = "not yet run" * (name in planned[table])
+        if any(set(words.values()) - {"", "not yet run"}):
+            lines.append(f"| {table} | {' | '.join(words.values())} |")
     return "\n".join(lines)
 
 
-def title(name: str) -> str:
-    """PPO, SAC (constant rate), no-c51."""
-    script, _, variant = name.partition("-")
-    if script == "ablation":
-        return variant
-    return TITLES.get(script, script) + (f" ({variant.replace('-', ' ')})" if variant else "")
-
-
-def family(name: str) -> str:
-    """The script of a variant. Each part of an ablation is its own."""
-    return name if name.startswith("ablation-") else name.partition("-")[0]
-
-
-# --- drawing ---
-
-
-def draw(heading: str, cells: dict[str, list[dict]], anchors: list[dict], path: Path):
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axis, families = figure.subplots(), [*TITLES, *sorted(set(map(family, cells)) - set(TITLES))]
-    colors, drawn = {name: f"C{index}" for index, name in enumerate(families)}, Counter()
-    for name, runs in sorted(cells.items()):
-        color, (marker, line) = colors[family(name)], MARKS[drawn[family(name)] % len(MARKS)]
-        drawn[family(name)] += 1
-        evaluations = [run["evaluations"] for run in runs]
-        shared = min(len(e["global_step"]) for e in evaluations)  # evaluations that every seed has
-        steps = evaluations[0]["global_step"][:shared]
-        returns = np.stack([e["return_mean"][:shared] for e in evaluations])
-        spread = evaluations[0]["return_std"][:shared]
-        low, high = interval(returns) if len(runs) > 1 else (returns[0] - spread, returns[0] + spread)
-        seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
-        axis.plot(
-            steps,
-            returns.mean(axis=0),
-            color=color,
-            marker=marker,
-            ls=line,
-            markersize=2.5,
-            label=f"{title(name)}, {seeds}",
-        )
-        axis.fill_between(steps, low, high, color=color, alpha=0.25 if len(runs) > 1 else 0.1, linewidth=0)
-        for e in (e for e in evaluations if len(e["global_step"]) > shared):
-            axis.plot(
-                e["global_step"][shared - 1 :],
-                e["return_mean"][shared - 1 :],
-                color=color,
-                ls=line,
-                linewidth=0.7,
+def baseline(rows: list[dict], results: Cells, planned: dict[str, dict[str, int]]) -> list[str]:
+    """The first phase."""
+    lines = []
+    for row in rows:
+        for table in results:
+            if environment(table) != row["env_id"] or table.startswith("Ablation"):
+                continue
+            dqn = finished_cell(
+                results[table].get("dqn_atari_style", []), planned[table].get("dqn_atari_style")
             )
-    for anchor in anchors:  # of the algorithms drawn, and of those that are none of ours
-        if anchor["algorithm"] not in (*cells, ""):
-            continue
-        color = colors.get(anchor["algorithm"], "gray")
-        axis.axhline(
-            float(anchor["score"]),
-            color=color,
-            linestyle="--",
-            linewidth=0.8,
-            label=f"{anchor['label']}: {anchor['score']}",
-        )
-    ends = [run["evaluations"]["global_step"][-1] for runs in cells.values() for run in runs]
-    axis.set(
-        title=heading,
-        xlabel="agent steps",
-        ylabel="return",
-        xscale="log" if max(ends) > 4 * min(ends) else "linear",
-    )
-    axis.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="x-small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the same ids, and text as text
-    with matplotlib.rc_context({"svg.hashsalt": "cleanrl_cc", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None})
+            mean, deviation = (f"{float(row[name]):,.0f}" for name in ("return_mean", "return_std"))
+            lines.append(f"| {table} | {mean} +- {deviation} | {row['episodes']} | {dqn} |")
+    return [BASELINE, *lines, ""] if lines else []
+
+
+def task(table: str, cells: dict, planned: dict[str, int], anchors: list[dict], out: Path) -> list[str]:
+    """A section: the figures and the tables of one environment."""
+    file = re.sub(r"[^\w-]+", "-", table)
+    own = {
+        name: runs for name, runs in cells.items() if name in TITLES or is_peer(name) or "ablation" in name
+    }
+    lines = [f"### {table}\n"]
+    if own:
+        draw_curves(table, own, anchors, out / f"{file}.svg")
+        lines.append(f"![Learning curves, {table}](assets/curves/{file}.svg)\n")
+    if others := set(cells) - set(own):
+        scripts = {name.partition("-")[0] for name in others}
+        compared = {name: runs for name, runs in cells.items() if name in others | scripts}
+        draw_curves(f"Variants: {table}", compared, [], out / f"{file}-variants.svg")
+        lines.append(f"![Learning curves of variants, {table}](assets/curves/{file}-variants.svg)\n")
+    lines.append("| algorithm | seeds | steps | final | best | final, unseen | best, unseen | hours |")
+    lines.append("|---" * 8 + "|")
+    names = sorted(dict.fromkeys([*cells, *planned]), key=lambda name: [*TITLES, name].index(name))
+    lines += [row(name, cells.get(name, [])) for name in names]
+    if anchors:
+        lines.append("\n| published | return | steps | source |\n|---|---|---|---|")
+        lines += [f"| {a['label']} | {a['score']} | {a['steps']} | {a['source']} |" for a in anchors]
+    return [*lines, ""]
+
+
+# --- statistics ---
+
+
+def equal_steps(results: Cells, steps: int, bounds: dict[str, tuple[float, float]], out: Path) -> list[str]:
+    """A section: the robots at equal steps, and what that says of the scripts over tasks."""
+    returns = {
+        name: {
+            table: evaluated_at(results[table].get(name, []), steps) for table in ROBOTS if table in results
+        }
+        for name in TITLES
+    }
+    returns = {name: {t: r for t, r in tables.items() if len(r)} for name, tables in returns.items()}
+    returns = {name: tables for name, tables in returns.items() if tables}
+    if not returns:
+        return []
+    lines = [f"### Robots at {steps:,} steps\n", f"| environment | {' | '.join(map(title, returns))} |"]
+    lines.append("|---" * (1 + len(returns)) + "|")
+    for table in [table for table in ROBOTS if any(table in tables for tables in returns.values())]:
+        cells = [tables.get(table, []) for tables in returns.values()]
+        words = [f"{number(list(cell))} ({len(cell)})" if len(cell) else "" for cell in cells]
+        lines.append(f"| {table} | {' | '.join(words)} |")
+    groups = {
+        name: {t: scores.normalize(r, *bounds[t]) for t, r in tables.items() if t in bounds}
+        for name, tables in returns.items()
+    }
+    groups = {name: tables for name, tables in groups.items() if tables}
+    return [*lines, *statistics(groups, steps, out)]
+
+
+def statistics(groups: dict[str, scores.Scores], steps: int, out: Path) -> list[str]:
+    """Tables and figure of normalised scores, by script."""
+    if not groups:
+        return [""]
+    lines = [STATISTICS]
+    for name, runs in groups.items():
+        mean = with_interval(scores.interquartile_mean, runs)
+        lines.append(f"| {title(name)} | {mean} | {scores.count(runs)} |")
+    pairs = []
+    for (name, runs), (other, others) in combinations(groups.items(), 2):
+        shared = [{t: sample[t] for t in runs if t in others} for sample in (runs, others)]
+        if shared[0]:
+            probability = with_interval(scores.probability_of_improvement, *shared)
+            counts = " | ".join(map(scores.count, shared))
+            pairs.append(f"| {title(name)} above {title(other)} | {probability} | {counts} |")
+    lines += [IMPROVEMENT, *pairs] if pairs else []
+    file = f"profiles-{rounded(steps)}.svg"
+    draw_profiles(groups, f"Robots at {steps:,} steps", out / file)
+    counts = "; ".join(f"{title(name)}: {scores.count(runs)}" for name, runs in groups.items())
+    caption = f"The share of runs whose normalised score is above τ. {counts}."
+    return [*lines, f"\n![Performance profiles, {steps:,} steps](assets/curves/{file})\n\n{caption}\n"]
+
+
+def with_interval(statistic: Callable, *samples: scores.Scores) -> str:
+    """A statistic of normalised scores, with its interval where a task has two runs or more."""
+    text = f"{statistic(*samples):.2f}"
+    if all(len(values) < 2 for sample in samples for values in sample.values()):
+        return text
+    low, high = scores.interval(statistic, *samples)
+    return f"{text} [{low:.2f}, {high:.2f}]"
+
+
+def robustness(rows: list[dict]) -> list[str]:
+    """The fourth phase: of each walker a matrix of where policies were trained and where they were judged."""
+    lines = []
+    for walker in sorted({row["env_id"].split("-")[1] for row in rows}):
+        lines.append(f"| {walker}: trained in | algorithm | seeds | judged in Static | judged in Moving |")
+        lines.append("|---" * 5 + "|")
+        cells = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            trained, walls = (re.search("Static|Moving", row[key])[0] for key in ("trained_env_id", "env_id"))
+            if row["env_id"].split("-")[1] == walker:
+                cells[trained, row["algorithm"]][walls].append(row)
+        for (trained, name), judged in sorted(cells.items(), key=lambda cell: [*TITLES].index(cell[0][1])):
+            words = [score_and_goals(judged[walls]) for walls in ("Static", "Moving")]
+            seeds = max(map(len, judged.values()))
+            lines.append(f"| {trained} | {title(name)} | {seeds} | {' | '.join(words)} |")
+        lines.append("")
+    return [ROBUSTNESS, *lines] if lines else []
+
+
+def score_and_goals(rows: list[dict]) -> str:
+    goals = 100 * np.mean([float(row["goals"]) for row in rows]) if rows else 0
+    return f"{number([float(row['return_mean']) for row in rows])}, {goals:.0f} %" if rows else ""
 
 
 # --- writing ---
@@ -325,51 +328,57 @@ def draw(heading: str, cells: dict[str, list[dict]], anchors: list[dict], path: 
 def write_report(options: Options):
     results, planned = read_results(options.results), planned_cells()
     readme = read_readme(options.readme) if options.readme else ""
+    out = options.out / "assets" / "curves"
     with writing(options.out):
-        (options.out / "assets" / "curves").mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+    for figure in out.glob("*.svg"):  # of what is no longer there
+        figure.unlink()
     anchors = defaultdict(list)
     for anchor in read_csv(ROOT / "benchmark" / "anchors.csv"):
         anchors[anchor["environment"]].append(anchor)
-    everything = overview(results, planned)
-    page = [INTRODUCTION, everything, ""]
+    random_rows = read_csv(options.results / "baseline.csv")
+    random = {row["env_id"]: float(row["return_mean"]) for row in random_rows}
+    bounds = {
+        table: (random[environment(table)], max(float(anchor["score"]) for anchor in anchors[table]))
+        for table in ROBOTS
+        if environment(table) in random
+    }
+    sections = defaultdict(list)
     for table, cells in results.items():
-        names = dict.fromkeys([*cells, *planned[table]])
-        file = re.sub(r"[^\w-]+", "-", table) + ".svg"
-        draw(table, cells, anchors[table], options.out / "assets" / "curves" / file)
-        page.append(f"## {table}\n\n![Learning curves, {table}](assets/curves/{file})\n")
-        page.append(
-            "| algorithm | seeds | steps | final | best | final, unseen | best, unseen | hours |\n"
-            + "|---" * 8
-            + "|"
-        )
-        page += [
-            row(name, cells.get(name, []))
-            for name in sorted(names, key=lambda name: [*TITLES, name].index(name))
-        ]
-        if anchors[table]:
-            page.append("\n| published | return | steps | source |\n|---|---|---|---|")
-            page += [
-                f"| {anchor['label']} | {anchor['score']} | {anchor['steps']} | {anchor['source']} |"
-                for anchor in anchors[table]
-            ]
-        page.append("")
+        sections[table.startswith("Ablation")] += task(table, cells, planned[table], anchors[table], out)
+    page = [INTRODUCTION, overview(results, planned, only_finished=False), ""]
+    page += baseline(random_rows, results, planned)
+    page.append(BENCHMARK)
+    for steps in EQUAL_STEPS:
+        page += equal_steps(results, steps, bounds, out)
+    page += sections[False]
+    page += [ABLATION, *sections[True]] if sections[True] else []
+    page += robustness(read_csv(options.results / "robustness.csv"))
+    page += remainder(results, planned)
+    with writing(options.out / "benchmarks.md"):
+        (options.out / "benchmarks.md").write_text("\n".join(page).rstrip("\n") + "\n")
+    if options.readme is not None:
+        table = overview(results, planned, only_finished=True)
+        with writing(options.readme):
+            options.readme.write_text(TABLE.sub(lambda _: table + "\n\n", readme))
+        draw_chart(results, planned, anchors[FRONT], out / "front.svg")
+
+
+def remainder(results: Cells, planned: dict[str, dict[str, int]]) -> list[str]:
+    """What is not yet run, and what gives the runs that are."""
     empty = [
         f"| {table} | {', '.join(map(title, names))} |"
         for table, names in sorted(planned.items())
         if table not in results
     ]
-    page.append("\n".join(["## Not yet run\n", "| environment | algorithms |\n|---|---|", *empty, ""]))
+    page = ["\n".join(["## Not yet run\n", "| environment | algorithms |\n|---|---|", *empty, ""])]
     page.append("## Commands and machines\n")
     for table, cells in results.items():
         for name, runs in cells.items():
             machines = sorted({describe(run) for run in runs})
             page += [f"{title(name)} on {table}, seed {runs[0]['args']['seed']}; {'; '.join(machines)}:\n"]
             page += [f"```bash\n{command(runs[0])}\n```\n"]
-    with writing(options.out / "benchmarks.md"):
-        (options.out / "benchmarks.md").write_text("\n".join(page).rstrip("\n") + "\n")
-    if options.readme is not None:
-        with writing(options.readme):
-            options.readme.write_text(TABLE.sub(lambda _: everything + "\n\n", readme))
+    return page
 
 
 def read_readme(path: Path) -> str:
@@ -383,12 +392,24 @@ def read_readme(path: Path) -> str:
     return text
 
 
+def draw_chart(results: Cells, planned: dict, anchors: list[dict], path: Path):
+    """README's: finished cells of one environment, and the best published score while there is room."""
+    cells = results.get(FRONT, {})
+    done = {
+        name: cells[name] for name in TITLES if finished_cell(cells.get(name, []), planned[FRONT].get(name))
+    }
+    shown = dict([*done.items()][:FRONT_LINES])
+    published = [anchor for anchor in anchors if anchor["algorithm"] in shown]
+    best = max(published, key=lambda anchor: float(anchor["score"]), default=None)
+    draw_front(FRONT, shown, best if len(shown) < FRONT_LINES else None, path)
+
+
 def command(run: dict) -> str:
     """What gives these arguments with the presets of today, which may not be those of the run; of a
     peer's run what was typed."""
     if "peer_curve.py" in run["commands"][-1]:
         return run["commands"][-1]
-    script, args = importlib.import_module(f"cleanrl_cc.{run['algorithm']}"), run["args"]
+    script, args = import_module(f"cleanrl_cc.{run['algorithm']}"), run["args"]
     today = asdict(preset_args(script.Args, script.PRESETS, args["env_id"]))
     words = ["--env-id", args["env_id"], "--seed", str(args["seed"])]
     for name, value in (asdict(script.Args()) | args_of_today(args)).items():

@@ -44,6 +44,6 @@ def definition(text: str, name: str, file: str) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands under a heading of the second level, up to the next."""
-    _, *sections = re.split(r"^## ", text, flags=re.M)
+    """What stands under a heading of the second or third level, up to the next."""
+    _, *sections = re.split(r"^#{2,3} ", text, flags=re.M)
     return dict(part.split("\n", 1) for part in sections)[heading].strip()

@@ -108,6 +108,7 @@ def test_pages_show_code_and_tables_as_they_are_in_their_files():
 def test_returns_on_the_pages_are_those_of_the_results():
     measured = [row for path in ROOT.glob("benchmark/results/**/evaluations.csv") for row in read_csv(path)]
     measured += [json.loads(path.read_text()) for path in ROOT.glob("benchmark/results/**/episodes-*.json")]
+    measured += read_csv(ROOT / "benchmark/results/baseline.csv")
     for page in PAGES:
         for claim in re.findall(r"(-?[\d,.]*\d)\** \+- ([\d,.]*\d)", page.read_text()):
             assert any(

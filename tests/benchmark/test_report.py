@@ -5,9 +5,10 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from helpers import ROOT, load_benchmark, needs_results
+
+from cleanrl_cc.common.tables import write_csv
 
 RESULTS = ROOT / "benchmark" / "results"
 
@@ -72,7 +73,7 @@ def test_the_report_means_over_seeds(tmp_path):
         "python cleanrl_cc/sac_drq.py --env-id My-v0 --seed 1 --total-timesteps 3000 --no-random-shift\n"
         in page
     )
-    table = page.split("## Ablation: My-v0 from state")[1].split("## ")[0]
+    table = page.split("### Ablation: My-v0 from state")[1].split("## ")[0]
     assert (
         "| x | 3 | 3,000 | 150 [50, 250] | 200 [100, 300] | 7.0 [7.0, 7.0] (20 episodes) | - | 0.3 |" in table
     )
@@ -90,7 +91,30 @@ def test_of_seeds_that_were_stopped_the_report_says_how_far_each_extreme_came(tm
     assert "| My-v0 from state |  | - (2k to 4k of 9k) |" in page
 
 
-def test_an_interval_covers_what_it_should():
-    interval, rng = load_benchmark("report").interval, np.random.default_rng(1)
-    covered = [low < 0 < high for low, high in (interval(rng.normal(size=20)) for _ in range(50))]
-    assert 0.86 < np.mean(covered) < 1
+@needs_results
+def test_the_readme_has_finished_cells_alone():
+    cells = load_benchmark("cells")
+    results, planned = cells.read_results(RESULTS), cells.planned_cells()
+    table = re.search(r"\| environment \| PPO.*?\n\n", (ROOT / "README.md").read_text(), re.S)[0]
+    shown = 0
+    for line in table.strip().splitlines()[2:]:
+        heading, *words = (word.strip() for word in line.strip("|").split("|"))
+        for name, text in zip(cells.TITLES, words, strict=True):
+            if not text:
+                continue
+            steps, returns = cells.finished(results[heading][name], planned[heading].get(name))
+            assert text == f"{cells.number(returns)} ({cells.rounded(steps)})", (heading, name)
+            shown += 1
+    assert shown >= 10
+
+
+def test_robustness_is_a_matrix_of_returns_and_goals(tmp_path):
+    static, moving = (f"cleanrl_cc/Corridor{walls}-Ant-v0" for walls in ("Static", "Moving"))
+    keys = ("algorithm", "seed", "trained_env_id", "env_id", "return_mean", "goals")
+    rows = [("sac_drq", 1, static, static, 1000, 0.5), ("sac_drq", 2, static, static, 1200, 1.0)]
+    rows += [("sac_drq", 1, static, moving, 300, 0.1), ("ppo_continuous", 1, moving, moving, 40, 0.0)]
+    write_result(tmp_path / "results" / "td3" / "My-v0" / "seed-1", 1, [10], total_timesteps=1000)
+    write_csv(tmp_path / "results" / "robustness.csv", [dict(zip(keys, row, strict=True)) for row in rows])
+    page = written_report(tmp_path).split("## 4. Robustness")[1]
+    assert "| Static | SAC | 2 | 1,100 [1,000, 1,200], 75 % | 300, 10 % |" in page
+    assert "| Moving | PPO | 1 |  | 40, 0 % |" in page  # what is missing is left out

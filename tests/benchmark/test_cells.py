@@ -1,0 +1,36 @@
+"""Which cells are finished, and how their numbers are written."""
+
+import numpy as np
+import pytest
+from helpers import load_benchmark
+
+
+def scored(*steps: int, last: int, total: int = 1_000_000) -> dict:
+    """A run that was scored over unseen episodes at these steps; the return is the steps in thousands."""
+    unseen = {step: {"return_mean": step / 1000} for step in steps}
+    evaluations = {"global_step": np.array([last]), "return_mean": np.array([last / 1000])}
+    return {"args": {"total_timesteps": total}, "unseen": unseen, "evaluations": evaluations}
+
+
+@pytest.mark.parametrize(
+    "runs, planned, expected",
+    [
+        ([scored(1_000_000, last=1_000_000)], 1_000_000, (1_000_000, [1000])),
+        ([scored(300_000, 1_000_007, last=1_000_007)], 1_000_000, (1_000_000, [1000.007])),
+        ([scored(300_000, last=640_000), scored(301_000, last=301_000)], 1_000_000, (300_000, [300, 301])),
+        ([scored(640_000, last=640_000)], 1_000_000, (0, [])),  # stopped short, and not scored at 300k
+        ([scored(300_000, last=300_000)], 2_000_000, (0, [])),
+        ([scored(500_000, last=500_000, total=500_000)], None, (500_000, [500])),  # no script lists it
+        ([scored(last=1_000_000)], 1_000_000, (0, [])),
+    ],
+)
+def test_a_cell_is_finished_where_its_runs_were_scored_at_the_steps_that_were_asked_for(
+    runs, planned, expected
+):
+    assert load_benchmark("cells").finished(runs, planned) == expected
+
+
+def test_an_interval_covers_what_it_should():
+    interval, rng = load_benchmark("cells").interval, np.random.default_rng(1)
+    covered = [low < 0 < high for low, high in (interval(rng.normal(size=20)) for _ in range(50))]
+    assert 0.86 < np.mean(covered) < 1
