@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 from collections import defaultdict
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from tasks import flag
 
 from cleanrl_cc.common.arguments import preset_args
+from cleanrl_cc.common.checkpoints import args_of_today
 from cleanrl_cc.common.errors import InputError, describe
 from cleanrl_cc.common.tables import read_csv
 
@@ -24,6 +26,18 @@ TITLES = {
     "ddpg": "DDPG",
     "dqn_atari_style": "DQN",
     "rainbow": "Rainbow",
+}
+NOT_IN_COMMAND = {
+    "env_id",
+    "seed",
+    "device",
+    "precision",
+    "matmul",
+    "runs_dir",
+    "run_name",
+    "resume",
+    "capture_video",
+    "track",
 }
 MILESTONES = {1_000_000: [300_000]}  # of cells of so many steps, which count as finished there, too
 LATE = 1.02  # the factor by which a run may pass the steps before it is scored
@@ -129,6 +143,26 @@ def is_peer(name: str) -> bool:
 def rounded(steps: int) -> str:
     """84k, 1.5M."""
     return f"{steps / 1e6:.3g}M" if steps >= 1e6 else f"{steps / 1e3:.0f}k"
+
+
+def command(run: dict) -> str:
+    """What gives these arguments with the presets of today, which may not be those of the run; of a
+    peer's run what was typed."""
+    typed = run.get("commands", [""])[-1]
+    if "peer_curve.py" in typed:
+        return typed
+    script, args = import_module(f"cleanrl_cc.{run['algorithm']}"), run["args"]
+    today = asdict(preset_args(script.Args, script.PRESETS, args["env_id"]))
+    words = ["--env-id", args["env_id"], "--seed", str(args["seed"])]
+    for name, value in (asdict(script.Args()) | args_of_today(args)).items():
+        value, flag = tuple(value) if isinstance(value, list) else value, name.replace("_", "-")
+        if name in NOT_IN_COMMAND or name not in today or value == today[name]:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(["python", f"cleanrl_cc/{run['algorithm']}.py", *words])
 
 
 # --- numbers ---

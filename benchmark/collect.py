@@ -3,8 +3,8 @@
     python benchmark/collect.py runs/td3 runs/sac_drq/CarRacing-v3/seed-1
     python benchmark/collect.py runs/td3 --episodes 100
 
-That is args.json, evaluations.csv, progress.csv and, with --episodes, the scores of best.pt and last.pt over
-episodes that the training never played. <name> is --name, the first part of a run name like
+That is args.json, evaluations.csv, 500 lines of progress.csv and, with --episodes, the scores of best.pt and
+last.pt over episodes that the training never played. <name> is --name, the first part of a run name like
 ablation-no-per/LunarLander-v3/seed-1, or the script's. Paths of this machine are left out.
 """
 
@@ -14,6 +14,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 from cleanrl_cc.common.arguments import check_args
@@ -22,10 +23,12 @@ from cleanrl_cc.common.errors import InputError, describe, require
 from cleanrl_cc.common.files import writing
 from cleanrl_cc.common.folders import check_name
 from cleanrl_cc.common.ranges import Steps
+from cleanrl_cc.common.tables import read_csv, write_csv
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_LINES = 500  # of progress.csv
 
 
 @dataclass
@@ -60,6 +63,12 @@ def destination(description: dict, name: str | None = None) -> Path:
     return Path(name, re.sub("[/:]", "-", args["env_id"]), f"seed-{int(args['seed'])}")
 
 
+def thinned(rows: list[dict]) -> list[dict]:
+    """At most MOST_LINES of the rows, evenly spaced, the first and the last among them."""
+    kept = np.linspace(0, len(rows) - 1, min(len(rows), MOST_LINES))
+    return [rows[round(index)] for index in kept]
+
+
 def collect(run: Path, options: Options) -> Path:
     """Copies one run; returns where to."""
     try:
@@ -77,9 +86,9 @@ def collect(run: Path, options: Options) -> Path:
         for file in target.glob("episodes-*.json"):
             file.unlink()
     (target / "args.json").write_text(without_machine_paths(text))
-    for name in ("evaluations.csv", "progress.csv"):
-        if (run / name).exists():  # a short run has no line of progress
-            shutil.copyfile(run / name, target / name)
+    shutil.copyfile(run / "evaluations.csv", target / "evaluations.csv")
+    if (run / "progress.csv").exists():  # a short run has none
+        write_csv(target / "progress.csv", thinned(read_csv(run / "progress.csv")))
     has_policy = (run / "last.pt").exists()  # a peer's run has none
     for name in ("best.pt", "last.pt") if options.episodes and has_policy else ():
         file = target / f"episodes-{load_checkpoint(run / name)['global_step']}.json"

@@ -8,11 +8,9 @@ all there is. `cells.py` says what a cell is, `scores.py` computes the statistic
 """
 
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib import import_module
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from cells import (
     ROOT,
     TITLES,
     Cells,
+    command,
     environment,
     evaluated_at,
     finished,
@@ -37,24 +36,10 @@ from cells import (
 from figures import draw_curves, draw_front, draw_profiles
 
 from cleanrl_cc.common import errors
-from cleanrl_cc.common.arguments import preset_args
-from cleanrl_cc.common.checkpoints import args_of_today
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import writing
 from cleanrl_cc.common.tables import read_csv
 
-NOT_IN_COMMAND = {
-    "env_id",
-    "seed",
-    "device",
-    "precision",
-    "matmul",
-    "runs_dir",
-    "run_name",
-    "resume",
-    "capture_video",
-    "track",
-}
 TABLE = re.compile(r"\| environment \| PPO.*?\n\n", re.DOTALL)  # in the README
 ROBOTS = [f"{name}-v5 from state" for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d")]
 EQUAL_STEPS = [300_000, 1_000_000]  # at which the robots' scores are compared
@@ -402,25 +387,6 @@ def draw_chart(results: Cells, planned: dict, anchors: list[dict], path: Path):
     published = [anchor for anchor in anchors if anchor["algorithm"] in shown]
     best = max(published, key=lambda anchor: float(anchor["score"]), default=None)
     draw_front(FRONT, shown, best if len(shown) < FRONT_LINES else None, path)
-
-
-def command(run: dict) -> str:
-    """What gives these arguments with the presets of today, which may not be those of the run; of a
-    peer's run what was typed."""
-    if "peer_curve.py" in run["commands"][-1]:
-        return run["commands"][-1]
-    script, args = import_module(f"cleanrl_cc.{run['algorithm']}"), run["args"]
-    today = asdict(preset_args(script.Args, script.PRESETS, args["env_id"]))
-    words = ["--env-id", args["env_id"], "--seed", str(args["seed"])]
-    for name, value in (asdict(script.Args()) | args_of_today(args)).items():
-        value, flag = tuple(value) if isinstance(value, list) else value, name.replace("_", "-")
-        if name in NOT_IN_COMMAND or name not in today or value == today[name]:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return shlex.join(["python", f"cleanrl_cc/{run['algorithm']}.py", *words])
 
 
 def describe(run: dict) -> str:

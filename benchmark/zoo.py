@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from cells import command
 
 from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.checkpoints import load_checkpoint, save_checkpoint
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import writing
 from cleanrl_cc.common.ranges import Size
+from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 
@@ -37,8 +39,11 @@ evaluations.
 python cleanrl_cc/evaluate.py {example} --episodes 5 --save-video
 ```
 
-| file | environment | steps trained | mean return | deviation | median | worst | episodes |
-|---|---|---|---|---|---|---|---|
+Hours are those of the training up to this policy, of the machine that [Benchmarks](benchmarks.md) names. The
+command has today's presets.
+
+| policy | film | episodes | mean return | deviation | median | worst | steps | hours | command |
+|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -52,6 +57,8 @@ class Options:
     """where the policies go"""
     table: Path = ROOT / "docs" / "zoo.md"
     """where the table goes"""
+    results: Path = ROOT / "benchmark" / "results"
+    """folders as collect.py makes them, which know how long a training took"""
     trust: bool = False
     """import the modules that checkpoints name for their environments: they may run any code"""
 
@@ -103,25 +110,45 @@ def export(checkpoint: dict, options: Options):
     print(f"{file}: {result['return_mean']:.1f} over {options.episodes} episodes", flush=True)
 
 
+def hours(score: dict, typed: str, results: Path) -> str:
+    """Of the training that `typed` began, up to the policy of `score`; a dash where it was not collected."""
+    runs = f"{score['algorithm']}*/{re.sub('[/:]', '-', score['env_id'])}/seed-*/args.json"
+    for path in sorted(results.glob(runs)):
+        if command(json.loads(path.read_text())) != typed:
+            continue
+        for row in read_csv(path.with_name("evaluations.csv")):
+            if int(row["global_step"]) == score["global_step"]:
+                return f"{float(row['seconds']) / 3600:.1f}"
+    return "-"
+
+
+def film(score: dict) -> str:
+    """A link to the GIF of a policy, if there is one."""
+    name = re.sub("^dm_control/|^cleanrl_cc/|-v0$", "", score["env_id"])
+    path = Path("assets", f"{score['algorithm']}_{name}.gif")
+    return f"[film]({path})" if (ROOT / "docs" / path).exists() else ""
+
+
 def write_table(options: Options):
-    scores = [json.loads(path.read_text()) for path in sorted(options.zoo.glob("*.json"))]
-    if not scores:
+    lines = []
+    files = sorted(options.zoo.glob("*.json"))
+    if not files:
         raise InputError(f"There is no score in --zoo {options.zoo}.")
-    columns = ("return_mean", "return_std", "return_median", "return_min")
-    rows = [
-        [
+    for file in files:
+        score = json.loads(file.read_text())
+        typed = command(load_checkpoint(file.with_suffix(".pt")))
+        cells = [
             f"`{score['checkpoint']}`",
-            score["env_id"],
+            film(score),
+            str(len(score["episodes"])),
+            *(f"{score[f'return_{name}']:,.1f}" for name in ("mean", "std", "median", "min")),
             f"{score['global_step']:,}",
-            *(f"{score[column]:,.1f}" for column in columns),
+            hours(score, typed, options.results),
+            f"`{typed}`",
         ]
-        for score in scores
-    ]
-    lines = [
-        f"| {' | '.join(row)} | {len(score['episodes'])} |" for row, score in zip(rows, scores, strict=True)
-    ]
+        lines.append(f"| {' | '.join(cells)} |\n")
     with writing(options.table):
-        options.table.write_text(HEAD.format(example=scores[0]["checkpoint"]) + "\n".join(lines) + "\n")
+        options.table.write_text(HEAD.format(example=f"zoo/{files[0].stem}.pt") + "".join(lines))
 
 
 def main():

@@ -1,9 +1,10 @@
 """What is copied of a run, and what is not."""
 
 import json
+from itertools import pairwise
 
 import pytest
-from helpers import ROOT, load_benchmark, train
+from helpers import ROOT, load_benchmark, needs_results, train
 
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.evaluate import Options, evaluate
@@ -79,3 +80,19 @@ def test_scores_stay_with_the_run_that_they_are_of(tmp_path):
             "a run that went on keeps its scores, another's are none of its"
         )
         (target / "episodes-1000.json").write_text("{}")
+
+
+def test_progress_is_thinned_to_evenly_spaced_lines_with_the_first_and_the_last():
+    thinned = load_benchmark("collect").thinned
+    rows = [{"global_step": str(step)} for step in range(1, 3001)]
+    kept = [int(row["global_step"]) for row in thinned(rows)]
+    assert len(kept) == 500 and kept[0] == 1 and kept[-1] == 3000
+    assert {after - before for before, after in pairwise(kept)} <= {6, 7}
+    assert thinned(rows[:500]) == rows[:500] and thinned(rows[:1]) == rows[:1] and thinned([]) == []
+
+
+@needs_results
+def test_the_results_are_small():
+    files = [path for path in (ROOT / "benchmark" / "results").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    assert all(path.read_bytes().count(b"\n") <= 501 for path in files if path.name == "progress.csv")
