@@ -126,12 +126,27 @@ def is_rounded(claim: str, value) -> bool:
 
 
 @needs_results
-def test_speeds_in_the_readme_are_those_of_the_results():
-    medians = [float(row["median"]) for row in read_csv(ROOT / "benchmark/results/speed.csv")]
-    for row in re.findall(
-        r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \| [\d.]+ \| ?[\d.]* ?\|$", (ROOT / "README.md").read_text(), re.M
-    ):
+def test_speeds_on_the_pages_are_those_of_the_results():
+    rows = read_csv(ROOT / "benchmark/results/speed.csv")
+    medians = [float(row["median"]) for row in rows]
+    numbers = re.findall(
+        r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \| [\d.]+ \| ?[\d.]* ?\|$",
+        (ROOT / "docs/speed.md").read_text(),
+        re.M,
+    )
+    assert numbers
+    for row in numbers:
         assert all(any(abs(float(cell) - median) < 0.0501 for median in medians) for cell in row), row
+
+    medians = {(row["task"], row["contender"]): float(row["median"]) for row in rows}
+    ratios = re.findall(
+        r"^\| (\w+), fp32 \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    assert ratios
+    for name, *claims in ratios:
+        for claim, peer in zip(claims, ("sb3", "sbx"), strict=True):
+            task = name.lower()
+            assert is_rounded(claim, medians[task, "cleanrl_cc"] / medians[task, peer]), (name, peer)
 
 
 def test_every_deviation_of_a_script_is_on_its_page():
