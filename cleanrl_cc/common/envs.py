@@ -67,7 +67,6 @@ RECIPE += ("frame_stack", "image_size", "grayscale")
 
 def make_env(
     env_id: str,
-    wrappers: tuple[str, ...] = (),
     obs: str = "auto",
     action_set: str = "auto",
     action_repeat: int = 1,
@@ -75,6 +74,7 @@ def make_env(
     image_size: int = 84,
     grayscale: bool = True,
     *,
+    wrappers: tuple[str, ...] = (),
     training_wrappers: tuple[str, ...] = (),
     render_mode: str | None = None,
     seed: tuple[int, ...] = (0,),
@@ -83,7 +83,6 @@ def make_env(
 
     Args:
         env_id: any id that Gymnasium knows; `module:Name-v0` imports `module` first.
-        wrappers: what `apply_wrapper` takes, the innermost first.
         obs: "pixels", "state", or "auto": pixels where the environment emits images, as the head of
             `observations.py` says what that is.
         action_set: "auto": two axes for CarRacing, continuous LunarLander; "native": what the environment
@@ -91,6 +90,7 @@ def make_env(
         action_repeat: environment steps per agent step. Time limits stay in environment steps.
         frame_stack, image_size, grayscale: shape of pixel observations, uint8
             (frame_stack * C, image_size, image_size).
+        wrappers: what `apply_wrapper` takes, the innermost first.
         training_wrappers: likewise, around those. For training only.
         render_mode: what `render()` returns, None where nobody calls it.
         seed: entropy of the seeds that `reset()` without a seed draws.
