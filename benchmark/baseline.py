@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from gymnasium.spaces import Box
 
 from cleanrl_cc import sac_drq
-from cleanrl_cc.common.arguments import preset_args
+from cleanrl_cc.common.arguments import check_args, preset_args
 from cleanrl_cc.common.envs import make_env, recipe
+from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.evaluation import play_episodes, summarize
+from cleanrl_cc.common.ranges import Size
 from cleanrl_cc.common.tables import read_csv, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 class Options:
     env_ids: tyro.conf.Positional[tuple[str, ...]]
     """environments with continuous actions"""
-    episodes: int = 100
+    episodes: Size = 100
     """episodes of each, with the seeds from 10,000 on"""
     csv: Path = ROOT / "benchmark" / "results" / "baseline.csv"
     """where the returns go; rows of other environments stay"""
@@ -47,6 +50,8 @@ def measure(env_id: str, episodes: int) -> dict:
     env = make_env(**recipe(args) | {"obs": "auto"})
     if env.pixels:
         env.pixels.rendering = False  # nobody looks
+    if not isinstance(env.action_space, Box):
+        raise InputError(f"{env_id} has discrete actions, and this baseline is of continuous ones.")
     (num_actions,) = env.action_space.shape
     summary = summarize(play_episodes([env], RandomAgent(num_actions), range(10_000, 10_000 + episodes)))
     env.close()
@@ -55,6 +60,7 @@ def measure(env_id: str, episodes: int) -> dict:
 
 
 def main(options: Options):
+    check_args(options)
     rows = {row["env_id"]: row for row in read_csv(options.csv)}
     for env_id in options.env_ids:
         rows[env_id] = measure(env_id, options.episodes)

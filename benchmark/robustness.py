@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.obstacles import LENGTH
+from cleanrl_cc.common.ranges import Size
 from cleanrl_cc.common.tables import read_csv, write_csv
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
@@ -29,7 +31,7 @@ CORRIDOR = re.compile(r"cleanrl_cc/Corridor(Static|Moving)-\w+-v0")
 class Options:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """run folders, or folders with run folders anywhere below; those of other environments are passed over"""
-    episodes: int = 100
+    episodes: Size = 100
     """episodes of each policy in each corridor"""
     csv: Path = ROOT / "benchmark" / "results" / "robustness.csv"
     """where the scores go"""
@@ -70,6 +72,7 @@ def key(row: dict) -> tuple:
 
 
 def main(options: Options):
+    check_args(options)
     runs = find_runs(options.runs)
     if not runs:
         raise InputError(f"There is no run in a corridor in {' '.join(map(str, options.runs))}.")
