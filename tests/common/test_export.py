@@ -79,7 +79,7 @@ def test_the_file_says_what_to_feed_it(exported):
     assert tuple(obs.shape[1:]) == policy.observation_space.shape
     assert metadata["obs"].startswith(f"{policy.observation_space.dtype} (batch, {obs.shape[1]}")
     assert metadata["action"].startswith("int64" if action.type == "tensor(int64)" else "float32")
-    assert json.loads(metadata["recipe"]) == policy.recipe
+    assert json.loads(metadata["recipe"]) == json.loads(json.dumps(policy.recipe))  # no tuples
     assert metadata["env_id"] == policy.recipe["env_id"]
     if policy.recipe["env_id"] == "Pendulum-v1":
         assert (json.loads(metadata["action_low"]), json.loads(metadata["action_high"])) == ([-2.0], [2.0])
