@@ -209,7 +209,7 @@ def test_the_package_is_called_from_a_notebook(tmp_path, notebook):
     )
     assert "sac_drq" in shown
     # a whole file in a cell
-    source = (ROOT / "cleanrl_cc" / "td3.py").read_text().partition("if __name__")[0]
+    source = (ROOT / "cleanrl_cc" / "td3.py").read_text().rpartition("if __name__")[0]
     train_pasted = f"train(Args(env_id='Pendulum-v1', run_name='pasted', **{SHORT}))"
     notebook(tmp_path, ROOT, source, "parse_args(Args, PRESETS)", train_pasted)
     assert checkpoint(tmp_path / "runs" / "pasted")["algorithm"] == "notebook"

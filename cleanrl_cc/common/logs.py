@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import shlex
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import gone, to_disk, writing
 from cleanrl_cc.common.machine import free_memory, taken_memory
+from cleanrl_cc.common.scripts import start_command
 from cleanrl_cc.common.tables import append_csv
 
 CSV_FILES = ("progress.csv", "evaluations.csv")
@@ -87,7 +87,7 @@ class Log:
                 name=self.args.run_name or self.folder.name,
                 group=f"{self.args.env_id} {self.algorithm}",  # its seeds
                 tags=[self.algorithm, self.args.env_id[:64]],  # W&B takes no longer ones
-                notes=shlex.join(sys.argv),
+                notes=start_command(),
                 id=tracker_id,  # None: W&B draws one
                 resume="allow",
                 dir=self.folder,

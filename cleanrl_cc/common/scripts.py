@@ -58,7 +58,7 @@ def typed_words() -> list[str]:
 def start_command() -> str:
     """What started this run."""
     words = typed_words()
-    return " ".join([launcher(), *words]) if words else "train(args), in a notebook"
+    return f"{launcher()} {shlex.join(words)}" if words else "train(args), in a notebook"
 
 
 def resume_command(cls: type, words: list[str]) -> str:

@@ -255,7 +255,7 @@ def test_wandb_has_one_run_with_name_group_tags_notes_and_all_arguments(tmp_path
         run, config = offline_record(path)
         assert (run.run_id, run.display_name) == (checkpoint(folder)["tracker_id"], "run")
         assert (run.run_group, list(run.tags)) == (f"Pendulum-v1 {SCRIPTS[0]}", [SCRIPTS[0], "Pendulum-v1"])
-        assert run.notes == shlex.join(sys.argv)
+        assert run.notes == f"python {shlex.join(sys.argv)}"
         args = json.loads(json.dumps(checkpoint(folder)["args"]))
         own = ("total_timesteps", "resume")
         assert {key: config[key] for key in args if key not in own} == {
