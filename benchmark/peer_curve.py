@@ -212,6 +212,8 @@ def train_peer(options: Options, args: RunArgs) -> Path:
     actions = eval_envs[0].action_space
     if options.script == "dqn_atari_style" and isinstance(actions, gym.spaces.Box):
         raise InputError(f"The peers' DQN has discrete actions alone, and {args.env_id} has continuous ones.")
+    if options.script != "dqn_atari_style" and not isinstance(actions, gym.spaces.Box):
+        raise InputError(f"{args.env_id} has discrete actions here and {options.script}.py continuous ones.")
     while len(eval_envs) < side_by_side(eval_envs[0], args.eval_episodes):
         eval_envs.append(make_env(**recipe(args)))
 

@@ -373,15 +373,20 @@ td3 -- --run-name x                             | --run-name is the sweep's own
 td3 -- --no-such                                | --no-such
 """,
     "peer_curve": """
-                                                | --csv
---csv x.csv --library sb4                       | --library
---csv x.csv --env-id Nope-v0                    | Nope-v0
---csv x.csv --env-id CartPole-v1                | states and continuous actions
---csv x.csv --env-id CarRacing-v3               | states and continuous actions
---csv x.csv --seed -1                           | --seed must be at least 0
---csv x.csv --total-timesteps 0                 | --total-timesteps must be at least 1
---csv folder.pt --env-id Pendulum-v1            | could not be written
---csv notes.txt --env-id Pendulum-v1            | holds other columns
+                                                | Required options
+--peer sb4 --script td3                         | --peer
+--peer sb3 --script td4                         | --script
+--peer sb3 --script rainbow {short}             | has no counterpart of rainbow.py
+--peer sb3 --script td3 --env-id Nope-v0        | Nope-v0
+--peer sb3 --script td3 --env-id CartPole-v1    | discrete
+--peer sb3 --script td3 --env-id CarRacing-v3   | --final-exploration-noise must be None
+--peer sb3 --script td3 {short} --env-id CarRacing-v3 --final-exploration-noise None | --obs state
+--peer sb3 --script td3 {short} --seed -1       | --seed must be at least 0
+--peer sb3 --script td3 {short} --gamma nan     | --gamma must be a finite number
+--peer sb3 --script td3 {short} --no-such       | --no-such
+--peer sb3 --script td3 {short} --run-name ..   | --run-name must be
+--peer sb3 --script td3 {short} --runs-dir /proc/x | cannot be created
+--peer sb3 --script td3 --resume nowhere        | There is no checkpoint at nowhere
 """,
     "launch": """
 --workers 0                                     | --workers must be at least 1
