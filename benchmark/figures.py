@@ -66,8 +66,9 @@ def styles(cells: Mapping[str, list[dict]]) -> list[tuple[str, object, str]]:
             color = ABLATION_COLORS.get(name) or next(others)
             lines.append((name, color, MARKS[0]))
             continue
-        paler = 0.0 if name == script or is_peer(name) else 0.45
-        color = tuple(1 - (1 - part) * (1 - paler) for part in to_rgb(COLORS[script]))
+        color = to_rgb(COLORS[script])
+        if name != script and not is_peer(name):  # paler
+            color = tuple(0.45 + 0.55 * part for part in color)
         lines.append((name, color, MARKS[drawn[script] % len(MARKS)]))
         drawn[script] += 1
     return lines

@@ -1,43 +1,58 @@
-"""What the report's figures promise: one color a script, legends with the number of seeds, the same bytes."""
+"""One color is one script in every figure; peers are dashed, published scores dotted, variants paler."""
 
 import numpy as np
+import pytest
 from helpers import load_benchmark
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 figures = load_benchmark("figures")
 
-HEADING = "Hopper-v5 from state"
+
+def run(*returns: float) -> dict:
+    steps = 1000.0 * np.arange(1, len(returns) + 1)
+    means = np.array(returns)
+    evaluations = {"global_step": steps, "return_mean": means, "return_std": np.ones(len(returns))}
+    return {"args": {"action_repeat": 2}, "evaluations": evaluations}
 
 
-def run(steps: int = 3, offset: float = 0.0) -> dict:
-    columns = {
-        "global_step": np.arange(1, steps + 1) * 1000,
-        "return_mean": np.arange(steps) + offset,
-        "return_std": np.ones(steps),
-    }
-    return {"args": {"action_repeat": 1}, "evaluations": columns}
+@pytest.fixture
+def lines(monkeypatch, tmp_path):
+    """Draws curves and returns their lines by label."""
+    axes = []
+    subplots = Figure.subplots
+    monkeypatch.setattr(Figure, "subplots", lambda self: axes.append(subplots(self)) or axes[-1])
+
+    def draw(heading: str, cells: dict, anchors: list) -> dict:
+        figures.draw_curves(heading, cells, anchors, tmp_path / "curves.svg")
+        assert (tmp_path / "curves.svg").read_bytes().startswith(b"<?xml")
+        return {line.get_label(): line for line in axes[-1].get_lines()}
+
+    return draw
 
 
-def test_a_script_has_one_color_and_its_variants_are_paler():
-    cells = {name: [run()] for name in ("td3", "td3-later-rate", "sac_drq")}
-    lines = {name: (color, mark) for name, color, mark in figures.styles(cells)}
-    assert np.allclose(lines["td3"][0], figures.to_rgb(figures.COLORS["td3"]))
-    assert lines["td3-later-rate"][0] > lines["td3"][0]
-    assert np.allclose(lines["sac_drq"][0], figures.to_rgb(figures.COLORS["sac_drq"]))
-    assert lines["td3"][1] != lines["td3-later-rate"][1]
+def test_a_script_has_one_color_solid_dashed_for_a_peer_dotted_where_it_is_published(lines):
+    cells = {name: [run(1, 2, 3)] for name in ("td3", "td3-sbx", "td3-faster", "ddpg")}
+    anchors = [{"algorithm": "td3", "label": "published", "score": "7"}]
+    anchors += [{"algorithm": "rainbow", "label": "not drawn", "score": "7"}]
+    drawn = lines("Hopper-v5 from state", cells, anchors)
+    styles = {label: (to_rgb(line.get_color()), line.get_linestyle()) for label, line in drawn.items()}
+    green = to_rgb(figures.COLORS["td3"])
+    assert styles["TD3, 1 seed"] == (green, "-")
+    assert styles["TD3 (sbx), 1 seed"] == (green, "--")
+    assert styles["published: 7"] == (green, ":")
+    paler, line = styles["TD3 (faster), 1 seed"]
+    assert line == "-" and all(np.array(paler) >= green) and paler != green
+    assert styles["DDPG, 1 seed"] == (to_rgb(figures.COLORS["ddpg"]), "-")
+    assert len(styles) == 5
 
 
-def test_a_figure_says_how_many_seeds_it_shows_and_is_the_same_each_time(tmp_path):
-    cells = {"sac_drq": [run(), run(5, offset=1.0)], "td3": [run()]}
-    anchor = {"algorithm": "td3", "label": "The paper's TD3", "score": "2.5", "steps": "1M"}
-    for name in ("first.svg", "second.svg"):
-        figures.draw_curves(HEADING, cells, [anchor], tmp_path / name)
-    text = (tmp_path / "first.svg").read_text()
-    for words in (HEADING, "SAC, 2 seeds", "TD3, 1 seed", "The paper's TD3"):
-        assert words in text
-    assert text == (tmp_path / "second.svg").read_text()
-
-
-def test_a_score_of_a_script_that_is_not_drawn_is_left_out(tmp_path):
-    anchor = {"algorithm": "ddpg", "label": "The paper's DDPG", "score": "2.5", "steps": "1M"}
-    figures.draw_curves(HEADING, {"td3": [run()]}, [anchor], tmp_path / "curve.svg")
-    assert "DDPG" not in (tmp_path / "curve.svg").read_text()
+def test_the_axis_is_that_of_published_curves(lines):
+    cells = {"sac_drq": [run(1, 2, 3), run(3, 4, 5, 6)]}
+    on_robots, on_dm_control = (
+        lines(f"{env_id} from state", cells, [])["SAC, 2 seeds"]
+        for env_id in ("Hopper-v5", "dm_control/walker-walk-v0")
+    )
+    assert on_robots.get_xdata().tolist() == [1000, 2000, 3000]
+    assert on_dm_control.get_xdata().tolist() == [2000, 4000, 6000]  # environment frames
+    assert on_robots.get_ydata().tolist() == [2, 3, 4]

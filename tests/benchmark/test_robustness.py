@@ -7,6 +7,7 @@ from cleanrl_cc.common.tables import read_csv, write_csv
 from cleanrl_cc.evaluate import Options, evaluate
 
 
+@pytest.mark.slow
 def test_policies_of_the_corridors_are_judged_where_walls_stand_and_where_they_move(tmp_path):
     robustness = load_benchmark("robustness")
     static, moving = (f"cleanrl_cc/Corridor{walls}-Ball-v0" for walls in ("Static", "Moving"))
