@@ -147,7 +147,7 @@ def test_a_picture_tells_the_action(script, fields, tmp_path):
 
 @pytest.mark.parametrize(
     "script, fields",
-    [("dqn_atari_style", DQN), ("rainbow", RAINBOW), ("rainbow", RAINBOW | {"components": ()})],
+    [("dqn_atari_style", DQN), ("rainbow", RAINBOW), ("rainbow", RAINBOW | {"components": ("double",)})],
 )
 def test_a_discrete_action_is_chosen_by_what_is_seen(script, fields, tmp_path):
     # by chance: -0.75

@@ -39,7 +39,7 @@ MORE = {
     "rainbow": {
         "discrete": {"env_id": "CartPole-v1", "total_timesteps": 400},
         "two axes": PIXELS | {"action_set": "auto"},
-        "no components": VECTOR | {"components": ()},
+        "one component": VECTOR | {"components": ("double",)},
     },
 }
 CASES = [
