@@ -313,7 +313,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def update_targets(self):
-        # θ̄ ← τ θ + (1 - τ) θ̄; batch normalisation's statistics are copied: they would crawl from (0, 1)
+        # θ̄ ← τ θ + (1 - τ) θ̄; batch norm's statistics are copied: they would crawl from (0, 1)
         torch._foreach_lerp_(self.target_tensors, self.online_tensors, self.args.tau)
         for target, online in zip(self.target_statistics, self.online_statistics, strict=True):
             target.copy_(online)
