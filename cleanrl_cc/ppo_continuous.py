@@ -347,7 +347,7 @@ class Agent(nn.Module):
             results = [self.update_minibatch(*minibatch) for minibatch in zip(*splits, strict=True)]
             *losses, log_ratios = zip(*results, strict=True)
             self.num_updates += args.num_minibatches
-            # KL(old | new) ≈ E[(ρ - 1) - log ρ],  ρ = π(a|s) / π_old(a|s): Schulman's k3, never below 0
+            # KL(old | new) ≈ E[(ρ - 1) - log ρ],  ρ = π(a|s) / π_old(a|s): Schulman's k3, at least 0
             log_ratio = torch.cat(log_ratios)
             _, approx_kl, _ = moments(log_ratio.expm1() - log_ratio)
             if args.target_kl is not None and approx_kl > args.target_kl:

@@ -315,7 +315,7 @@ class Agent(nn.Module):
             outputs = self.q_network(batch.obs)
             outputs = outputs.take_along_dim(batch.actions[:, :, None, None], dim=2).squeeze(2)  # (B, D, K)
         if self.c51:
-            # [c51] δ = KL(m || p), m the projection of R + γᵐ (1 - d) Z̄(s', a'), p, Z̄ mixtures 1/D Σ_d
+            # [c51] δ = KL(m || p), m projected from R + γᵐ (1 - d) Z̄(s', a'), p, Z̄ mixtures 1/D Σ_d
             target_probs = self.project(next_outputs.softmax(dim=2).mean(dim=1), rewards, gammas)
             log_probs = outputs.log_softmax(dim=2).logsumexp(dim=1) - math.log(self.num_dims)
             td_errors = losses = F.kl_div(log_probs, target_probs, reduction="none").sum(dim=1)
