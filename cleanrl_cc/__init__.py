@@ -8,6 +8,12 @@ obs, _ = env.reset(seed=0)
 action = policy(obs)
 """
 
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"]:  # python -m cleanrl_cc.td3, whose first lines are yet to come
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without a traceback
+
 import cleanrl_cc.common  # noqa: F401 (registers its environments)
 
 __version__ = "0.1.0"

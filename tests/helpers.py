@@ -40,6 +40,7 @@ TINY = {
     "device": "cpu",
     "num_threads": 1,
     "precision": "fp32",
+    "matmul": "mkl",  # two runs that a test compares must not find different libraries faster
     "eval_frequency": 0,
     "eval_episodes": 1,
     "checkpoint_frequency": 0,

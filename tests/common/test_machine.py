@@ -65,7 +65,7 @@ def test_the_probe_draws_from_no_generator():
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_run_keeps_its_library(script, monkeypatch, tmp_path):
     pretend(monkeypatch, exact=True, onednn=0.1)
-    train(script, tmp_path / "run", total_timesteps=60)
+    train(script, tmp_path / "run", total_timesteps=60, matmul="auto")
     assert checkpoint(tmp_path / "run")["args"]["matmul"] == "onednn"
     pretend(monkeypatch, exact=True, onednn=10.0)
     resume(script, tmp_path / "run", total_timesteps=80, matmul="auto")
