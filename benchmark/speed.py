@@ -10,7 +10,6 @@ round after round, so that a machine that slows down slows all of them; the tabl
 Nothing else should run meanwhile. Peers that are not installed are left out.
 """
 
-import csv
 import importlib
 import importlib.util
 import json
@@ -30,7 +29,7 @@ from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.machine import describe_machine, find_device
 from cleanrl_cc.common.ranges import Small
-from cleanrl_cc.common.tables import start_csv
+from cleanrl_cc.common.tables import append_csv, start_csv
 
 # of the CSV, after those that describe the machine
 COLUMNS = ("task", "precision", "matmul", "contender", "median", "rounds")
@@ -282,7 +281,6 @@ def main():
     print(
         f"{machine['processor']} ({machine['kind']}), {machine['cores']} cores, {machine['gpu'] or 'no GPU'}"
     )
-    rows = []
     for task in options.tasks:
         contenders = [contender for contender in TASKS[task]["contenders"] if available(contender)]
         for threads in options.threads:
@@ -310,14 +308,9 @@ def main():
                     "precision": "bf16" if "bf16" in contender else "fp32",
                     "matmul": results[contender]["matmul"],
                 }
-                rows.append(machine | {"task": task, "threads": threads} | computed | measured)
-    if options.csv:
-        path = Path(options.csv)
-        with open(path, "a", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerows(rows)
+                if options.csv:
+                    row = machine | {"task": task, "threads": threads} | computed | measured
+                    append_csv(Path(options.csv), row)
 
 
 if __name__ == "__main__":
