@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Rainbow with all of its components, without one of them each, DQN, and DQN with Rainbow's n-step; on a task of minutes.
+# Rainbow with all of its components, without one of them each, without noise and without random actions, DQN, and DQN with Rainbow's
+# n-step; on a task of minutes.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -12,6 +13,7 @@ commands() {
     run ablation-rainbow rainbow "$env" "$seed" "${flags[@]}"
     run ablation-dqn dqn_atari_style "$env" "$seed" "${flags[@]}" --n-step 1
     run ablation-dqn-n-step dqn_atari_style "$env" "$seed" "${flags[@]}"
+    run ablation-no-exploration rainbow "$env" "$seed" "${flags[@]}" --components ${components/noisy/} --epsilon-end 0 --epsilon-steps 1
     for left_out in $components; do
       run "ablation-no-$left_out" rainbow "$env" "$seed" "${flags[@]}" --components ${components/$left_out/}
     done
