@@ -24,7 +24,7 @@ from helpers import (
     train,
 )
 
-from cleanrl_cc.common.machine import free_memory
+from cleanrl_cc.common.memory import free_memory
 
 pytestmark = pytest.mark.slow
 
