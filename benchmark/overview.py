@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from cleanrl_cc.common.memory import free_memory
+
 TAIL_BYTES = 2**15  # of progress.csv: some hundred lines of a file that may have many thousands
 PACE_LINES = 20  # of progress.csv, over which a run's pace is measured
 LOOK_SECONDS = 2  # from one look at the runs to the next
@@ -239,12 +241,6 @@ def memory(runs: list[tuple[str, Status]]) -> str:
 
 def taken_memory(runs: list[tuple[str, Status]]) -> float:
     return sum(status.memory for _, status in runs if math.isfinite(status.memory))
-
-
-def free_memory() -> int:
-    from cleanrl_cc.common import machine  # brings torch, which only those need who ask
-
-    return machine.free_memory()
 
 
 def cells(status: Status) -> list[str]:

@@ -4,11 +4,14 @@ their own, and comparisons bit for bit."""
 import contextlib
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -133,6 +136,52 @@ def start(
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes | options)
 
 
+class Fork:
+    """The command in a child of this process, in a session of its own: what `start` gives, without the
+    seconds that Python and its libraries take to start.
+
+    For what a run does once it has begun. What comes with a process that is new (imports, modules that are
+    found where the command is typed, Ctrl-C meanwhile) is for `start`.
+    """
+
+    def __init__(self, script: str, words: list[str], folder: str = "cleanrl_cc"):
+        self.output = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
+        arguments = ROOT / folder / f"{script}.py", words
+        self.process = multiprocessing.get_context("fork").Process(target=self.run, args=arguments)
+        self.process.start()
+        self.pid = self.process.pid
+
+    def run(self, program: Path, words: list[str]):
+        os.setsid()
+        for number, file in enumerate(self.output, start=1):
+            os.dup2(file.fileno(), number)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+        sys.argv = [str(program), *words]
+        sys.path.insert(0, str(program.parent))
+        runpy.run_path(str(program), run_name="__main__")
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"still runs after {timeout} s"
+        for file in self.output:
+            file.seek(0)
+        stdout, stderr = self.output
+        return stdout.read(), stderr.read()
+
+
+def begin(script: str, words: list[str]) -> subprocess.Popen | Fork:
+    """The command of the first script as it is typed, those of the others in a child of this process."""
+    return start(script, words) if script == SCRIPTS[0] else Fork(script, words)
+
+
 def run_python(code: str, **variables) -> subprocess.CompletedProcess:
     """In a process of its own, with these variables and no other that chooses a
     rendering back end: one is chosen once."""
@@ -146,7 +195,7 @@ def run_python(code: str, **variables) -> subprocess.CompletedProcess:
 
 
 def stop(
-    process: subprocess.Popen, number: signal.Signals, file: Path, whole_group: bool = False
+    process: subprocess.Popen | Fork, number: signal.Signals, file: Path, whole_group: bool = False
 ) -> tuple[int, str]:
     """Sends a signal once `file` exists; returns exit code and stderr."""
     while not file.exists():
@@ -157,7 +206,7 @@ def stop(
     return process.returncode, stderr
 
 
-def survivors(process: subprocess.Popen, seconds: float = 10) -> list[str]:
+def survivors(process: subprocess.Popen | Fork, seconds: float = 10) -> list[str]:
     """What still runs of the session of an ended process after at most so many seconds."""
     deadline = time.monotonic() + seconds
     while True:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import (
-    ROOT,
     SCRIPTS,
+    begin,
     checkpoint,
     command_line,
     contents,
@@ -20,11 +20,10 @@ from helpers import (
     input_error,
     parse,
     resume,
-    start,
     train,
 )
 
-from cleanrl_cc.common.machine import free_memory
+from cleanrl_cc.common.memory import free_memory
 
 pytestmark = pytest.mark.slow
 
@@ -357,7 +356,7 @@ def test_what_was_auto_may_be_auto_again(run):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_terminal_shows_the_sentence_and_no_traceback(script, tmp_path):
     folder = tmp_path / "runs" / "run"
-    process = start(script, command_line(script, folder, env_id="Pendulm-v1"), cwd=ROOT.parent)
+    process = begin(script, command_line(script, folder, env_id="Pendulm-v1"))
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "Pendulum-v1" in stderr and len(stderr.strip().splitlines()) == 1
@@ -368,7 +367,7 @@ def test_a_terminal_shows_the_sentence_and_no_traceback(script, tmp_path):
 def test_an_error_after_the_workers_started_shows_one_sentence(script, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    process = start(script, command_line(script, tmp_path / "run", num_envs=2))
+    process = begin(script, command_line(script, tmp_path / "run", num_envs=2))
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "--run-name" in stderr and len(stderr.strip().splitlines()) == 1

@@ -12,7 +12,8 @@ import pytest
 from helpers import assert_same_training, flags, input_error, load_benchmark, parse, resume, train
 
 from cleanrl_cc.common.envs import find_spec
-from cleanrl_cc.common.machine import describe_machine, find_device, free_memory, keep_pages
+from cleanrl_cc.common.machine import describe_machine, find_device, keep_pages
+from cleanrl_cc.common.memory import free_memory
 from cleanrl_cc.common.rendering import choose_gl_backend
 from cleanrl_cc.common.vector import usable_cores
 

@@ -14,11 +14,11 @@ from helpers import (
     SCRIPTS,
     assert_same_runs,
     assert_same_training,
+    begin,
     checkpoint,
     command_line,
     having,
     resume,
-    start,
     stop,
     survivors,
     train,
@@ -73,7 +73,7 @@ STOPS += [("ppo_continuous", "3 Hoppers", signal.SIGTERM, False)]  # in the midd
 @pytest.mark.parametrize("script, problem, number, whole_group", STOPS)
 def test_a_stopped_run_goes_on_bit_for_bit(script, problem, number, whole_group, uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    process = start(script, command_line(script, folder, **PROBLEMS[problem]))
+    process = begin(script, command_line(script, folder, **PROBLEMS[problem]))
     code, stderr = stop(process, number, folder / "last.pt", whole_group)
     assert survivors(process) == []
     assert checkpoint(folder)["global_step"] < PROBLEMS[problem]["total_timesteps"]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import gone, to_disk, writing
-from cleanrl_cc.common.machine import free_memory, taken_memory
+from cleanrl_cc.common.memory import free_memory, taken_memory
 from cleanrl_cc.common.scripts import start_command
 from cleanrl_cc.common.tables import append_csv
 

@@ -1,4 +1,4 @@
-"""What a run runs on: device, threads, precision, and how much memory there is."""
+"""What a run runs on: device, threads, precision, and whether its buffer and its networks fit."""
 
 import contextlib
 import ctypes
@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -22,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cleanrl_cc.common import announcements
 from cleanrl_cc.common.errors import InputError, describe
+from cleanrl_cc.common.memory import free_memory
 
 
 def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.device:
@@ -200,42 +200,6 @@ def keep_pages():
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still use: what is free, or what its cgroup, or
-    one above it, leaves if that is less."""
-    free = psutil.virtual_memory().available
-    paths = {}
-    with contextlib.suppress(OSError):
-        paths = dict(line.split(":", 2)[1:] for line in (root / "proc/self/cgroup").read_text().splitlines())
-    for controller, folder, limit_file, usage_file, cache in (
-        ("", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),  # version 2
-        (
-            "memory",
-            "sys/fs/cgroup/memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        ),
-    ):
-        place = root / folder / paths.get(controller, "").lstrip("/")
-        for cgroup in (place, *place.parents):  # in a container its own may be `folder` itself
-            with contextlib.suppress(OSError, ValueError):
-                limit, usage = (int((cgroup / name).read_text()) for name in (limit_file, usage_file))
-                stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-                free = min(free, limit - usage + int(stat.get(cache, 0)))
-    return free
-
-
-def taken_memory() -> int:
-    """Resident bytes of this process and its children; pages that they share count for each."""
-    process = psutil.Process()
-    total = 0
-    for each in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):  # it has just ended
-            total += each.memory_info().rss
-    return total
 
 
 def place_buffer(row_bytes: int, buffer_size: int, device: torch.device) -> torch.device:

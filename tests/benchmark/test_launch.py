@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TINY, contents, flags, having, load_benchmark, start, survivors
+from helpers import ROOT, TINY, contents, flags, having, load_benchmark, run_python, start, survivors
 
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.common.tables import read_csv
@@ -68,6 +68,12 @@ def wait_for(path: Path, process: subprocess.Popen):
     while not path.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
+
+
+def test_it_starts_at_once_and_takes_little_memory():
+    code = f"import sys; sys.path.append({str(ROOT / 'benchmark')!r}); import launch; "
+    done = run_python(code + "assert 'torch' not in sys.modules")
+    assert done.returncode == 0, done.stderr
 
 
 # --- runs that stop and go on ---

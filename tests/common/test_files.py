@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from helpers import command_line, contents, disk_with_room_for, input_error, resume, start, stop, train
+from helpers import Fork, command_line, contents, disk_with_room_for, input_error, resume, start, stop, train
 
 from cleanrl_cc.common.files import LOCK, FolderLock, atomic_file, move_aside, writing
 
@@ -31,12 +31,12 @@ def test_a_folder_is_held_by_one_process_and_the_second_says_by_which(tmp_path):
 
 def test_a_folder_without_a_checkpoint_that_is_in_use_is_not_taken(tmp_path):
     folder = tmp_path / "run"
-    process = start("td3", command_line("td3", folder, total_timesteps=10**6))
+    process = Fork("td3", command_line("td3", folder, total_timesteps=10**6))
     while not (folder / LOCK).exists() or not (folder / "args.json").exists():
         assert process.poll() is None, process.communicate()
     assert f"process {process.pid}" in input_error(train, "td3", folder)
     assert f"process {process.pid}" in input_error(move_aside, folder)
-    process.kill()
+    os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     train("td3", folder)  # what a killed process held is free
     assert (tmp_path / "run.stopped-1" / "args.json").exists()

@@ -7,13 +7,13 @@ import time
 import pytest
 from helpers import (
     SCRIPTS,
+    Fork,
     command_line,
     contents,
     input_error,
     load_script,
     parse,
     resume,
-    start,
     stop,
     train,
 )
@@ -52,7 +52,7 @@ def test_a_run_folder_s_name_has_no_colon(tmp_path):
 
 def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path, capsys):
     folder = tmp_path / "run"
-    died = start("td3", command_line("td3", folder, total_timesteps=10**6))
+    died = Fork("td3", command_line("td3", folder, total_timesteps=10**6))
     stop(died, signal.SIGKILL, folder / "args.json")
     assert "--run-name" in input_error(resume, "td3", folder)
     before = contents(folder)

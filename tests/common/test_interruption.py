@@ -14,7 +14,9 @@ import pytest
 from helpers import (
     ROOT,
     SCRIPTS,
+    Fork,
     assert_same_runs,
+    begin,
     checkpoint,
     command_line,
     flags,
@@ -147,7 +149,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once_without_a_traceback(tmp_path):
 
 def test_the_printed_command_can_be_pasted(tmp_path):
     folder = tmp_path / """it's "$HOME"; echo `x` & ü 环"""
-    process = start("td3", command_line("td3", folder, total_timesteps=10**5, checkpoint_frequency=50))
+    process = Fork("td3", command_line("td3", folder, total_timesteps=10**5, checkpoint_frequency=50))
     code, stderr = stop(process, signal.SIGINT, folder / "last.pt")
     assert code == 130, stderr
     command = stderr.splitlines()[-1].removeprefix("Saved. Go on with: ")
@@ -175,12 +177,8 @@ def test_no_process_is_left_after_a_run(script, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_command_says_where_the_run_is_and_leaves_no_process(script, tmp_path):
-    process = start(
-        script,
-        command_line(
-            script, tmp_path / "run", env_id="helpers:OwnPendulum-v0", num_envs=2, total_timesteps=100
-        ),
-    )
+    changes = {"env_id": "helpers:OwnPendulum-v0", "num_envs": 2, "total_timesteps": 100}
+    process = begin(script, command_line(script, tmp_path / "run", **changes))
     stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
     assert str(tmp_path / "run") in stdout
