@@ -2,13 +2,16 @@
 
 import stat
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from agents import NUM_ENVS, assert_explores_alike, explore, make_agent, make_obs
 from helpers import PIXELS, SCRIPTS, assert_same, assert_same_training, checkpoint, load_script, resume, train
 from torch import nn
 
-from cleanrl_cc.common.updates import Adam, clip
+from cleanrl_cc.common.updates import Adam, clip, compile_policy
 
 pytestmark = pytest.mark.slow
 
@@ -163,6 +166,26 @@ def test_one_graph_learns_what_eager_code_does(script, problem, counted, tmp_pat
             graph["agent"][name], weights, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     assert_same_shape(graph["optimizers"], eager["optimizers"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script, problem", [("sac_drq", "pixels"), *((script, "state") for script in SCRIPTS)]
+)
+def test_a_graph_of_acting_never_has_old_weights(script, problem, counted):
+    cpu = torch.device("cpu")
+    graph, eager = (make_agent(script, problem, cpu, learning_rate=0.01) for _ in range(2))
+    policy = graph.policy
+    args = SimpleNamespace(compile=True, num_envs=NUM_ENVS)
+    assert compile_policy(policy, args, cpu) == policy, "acting is compiled on a CPU"
+    graph.policy = compile_policy(policy, args, torch.device("mps"))  # any other; its tensors are on the CPU
+    assert_explores_alike(graph, eager, script, problem, atol=1e-5)
+    assert args.compile and counted["stats"]["unique_graphs"] == 1 and not counted["graph_break"]
+
+    alone = make_obs(problem, 1, np.random.default_rng(2))  # as in an evaluation, which is eager
+    assert_same(explore(graph, script, alone), explore(eager, script, alone), "actions")
+    assert_same(graph.act(alone, deterministic=True), eager.act(alone, deterministic=True), "actions")
+    assert counted["stats"]["unique_graphs"] == 1
 
 
 def assert_same_shape(a, b):
