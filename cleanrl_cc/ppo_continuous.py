@@ -40,7 +40,7 @@ from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import Fp32Linear, require_memory, start_torch, to_device
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Real, Size, Small, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
-from cleanrl_cc.common.updates import Adam, clip, compile_policy, compile_update
+from cleanrl_cc.common.updates import Adam, clip, compile_policy, compile_update, to_device_at_once
 
 # --- arguments ---
 
@@ -344,7 +344,8 @@ class Agent(nn.Module):
         advantages = buffer.advantages(rewards, next_values.detach().cpu().numpy())
         returns = advantages + buffer.values  # what the critic learns
         columns = (buffer.obs, buffer.actions, buffer.log_probs, buffer.values, advantages, returns)
-        raw_obs, *others = (to_tensor(column.reshape(-1, *column.shape[2:])) for column in columns)
+        flat = [column.reshape(-1, *column.shape[2:]) for column in columns]
+        raw_obs, *others = to_device_at_once(flat, self.device)
         batch = (self.normalize(raw_obs), *others)
 
         for _ in range(args.num_epochs):
@@ -361,7 +362,7 @@ class Agent(nn.Module):
 
         buffer.num_added = 0
         if self.obs_statistics is not None:
-            self.obs_statistics.update(raw_obs[rows])
+            self.obs_statistics.update(raw_obs[to_tensor(rows)])
         policy_loss, value_loss, entropy = (torch.stack(values).mean() for values in losses)
         unexplained = advantages.ravel()[rows].var() / (returns.ravel()[rows].var() + 1e-8)
         return {

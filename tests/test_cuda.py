@@ -13,8 +13,10 @@ from agents import (
     make_minibatch,
     update,
 )
-from helpers import PIXELS, SCRIPTS, assert_same_training, checkpoint, having, resume, train
+from helpers import PIXELS, SCRIPTS, assert_same, assert_same_training, checkpoint, having, resume, train
 from torch.utils._pytree import tree_map_only
+
+from cleanrl_cc.common.updates import to_device_at_once
 
 pytestmark = [
     pytest.mark.cuda,
@@ -98,6 +100,20 @@ def test_a_cuda_graph_acts_as_eager_code_does_with_the_new_weights(script, probl
     eager = make_agent(script, problem, CUDA, learning_rate=0.01)
     assert_explores_alike(graph, eager, script, problem, atol=1e-4)
     assert_one_cuda_graph(graph.args, counted, 3 if script == "td3" else 2)  # of updates, and of acting
+
+
+def test_a_rollout_reaches_the_card_in_one_copy():
+    rng = np.random.default_rng(1)
+    arrays = [
+        rng.integers(0, 256, (40, 4, 84, 84), np.uint8),
+        rng.normal(size=(40, 3)),
+        rng.integers(0, 9, 5),
+    ]
+    tensors = to_device_at_once(arrays, CUDA)
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+    for array, tensor in zip(arrays, tensors, strict=True):
+        assert tensor.is_cuda
+        assert_same(tensor.cpu().numpy(), array, "array")
 
 
 @each_script

@@ -1,14 +1,17 @@
-"""What an update is made of in all six scripts: Adam, clipped gradients, and one graph of it all."""
+"""What an update is made of in all six scripts: Adam, clipped gradients, one graph of it all, and one copy of
+what it learns from."""
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
+ALIGNMENT = 16  # bytes that a GPU's kernels read at once
 BETA1 = 0.9
 BETA2 = 0.999
 
@@ -122,6 +125,36 @@ def clip(gradients: Tensors, max_norm: float) -> tuple[Tensor, ...]:
     # g ← g min(1, c / |g|)
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
     return torch._foreach_mul(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
+def to_device_at_once(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Arrays as tensors on the device. On a GPU they are one copy out of pinned memory, for which nothing
+    waits; on a CPU they stay where they are."""
+    tensors = [torch.as_tensor(array) for array in arrays]
+    if device.type == "cpu":
+        return tensors
+    return unpacked(packed(tensors, pinned=True).to(device, non_blocking=True), tensors)
+
+
+def packed(tensors: list[Tensor], pinned: bool) -> Tensor:
+    """The bytes of all tensors, in one."""
+    whole = torch.empty(sum(map(space_of, tensors)), dtype=torch.uint8, pin_memory=pinned)
+    torch._foreach_copy_(unpacked(whole, tensors), tensors)
+    return whole
+
+
+def unpacked(whole: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """The parts of `whole` that hold tensors like these."""
+    parts = whole.split([space_of(tensor) for tensor in like])
+    return [
+        part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        for part, tensor in zip(parts, like, strict=True)
+    ]
+
+
+def space_of(tensor: Tensor) -> int:
+    """Bytes that it takes among others, each of which begins at a multiple of `ALIGNMENT`."""
+    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def compile_update(update: Callable, args, device: torch.device, rows_vary: bool = False) -> Callable:

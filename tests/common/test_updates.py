@@ -11,7 +11,15 @@ from agents import NUM_ENVS, assert_explores_alike, explore, make_agent, make_ob
 from helpers import PIXELS, SCRIPTS, assert_same, assert_same_training, checkpoint, load_script, resume, train
 from torch import nn
 
-from cleanrl_cc.common.updates import Adam, clip, compile_policy
+from cleanrl_cc.common.updates import (
+    ALIGNMENT,
+    Adam,
+    clip,
+    compile_policy,
+    packed,
+    to_device_at_once,
+    unpacked,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +123,19 @@ def test_the_state_of_one_tensor_of_all_parameters_is_taken_apart():
     other = Adam(parameters(), 1.0)
     other.load_state_dict({"state": {0: whole}, "param_groups": [state["param_groups"][0] | {"params": [0]}]})
     assert_same(other.state_dict(), state, "state")
+
+
+def test_a_rollout_is_one_block_of_bytes_and_on_a_cpu_is_not_copied():
+    rng = np.random.default_rng(1)
+    arrays = [rng.integers(0, 256, (3, 5, 7), np.uint8), rng.normal(size=(6, 3)).astype(np.float32)]
+    arrays += [rng.normal(size=5), rng.integers(0, 9, 3), rng.normal(size=(4, 6)).astype(np.float32).T]
+    for array, tensor in zip(arrays, to_device_at_once(arrays, torch.device("cpu")), strict=True):
+        assert np.shares_memory(array, tensor.numpy())
+    tensors = [torch.as_tensor(array) for array in arrays]
+    whole = packed(tensors, pinned=False)
+    for array, tensor in zip(arrays, unpacked(whole, tensors), strict=True):
+        assert_same(tensor.numpy(), array, "array")
+        assert tensor.untyped_storage().data_ptr() == whole.data_ptr() and tensor.data_ptr() % ALIGNMENT == 0
 
 
 def test_the_state_of_other_parameters_is_refused():
