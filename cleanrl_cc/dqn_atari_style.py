@@ -39,7 +39,7 @@ from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import place_buffer, start_torch, to_device
 from cleanrl_cc.common.ranges import Bins, Count, Nonnegative, Positive, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
-from cleanrl_cc.common.updates import Adam, clip, compile_update
+from cleanrl_cc.common.updates import Adam, clip, compile_policy, compile_update
 
 # --- arguments ---
 
@@ -202,10 +202,10 @@ class Agent(nn.Module):
         self.num_updates = 0
         if args.compile:
             self.update_critic = compile_update(self.update_critic, args, device)
+            self.policy = compile_policy(self.policy, args, device)
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
-        integers. It is `train` that explores."""
+        """Greedy actions, (N, A) in [-1, 1] or (N,) integers, for (N, *obs_shape); `train` explores."""
         # As Q is a mean over dimensions, each chooses for itself.
         bins = self.q_values(obs).argmax(axis=2)  # (N, D)
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
@@ -217,8 +217,13 @@ class Agent(nn.Module):
     @torch.no_grad()
     def q_values(self, obs: np.ndarray) -> np.ndarray:
         """Q_d(s, b), (N, D, bins)."""
+        q = self.policy(torch.as_tensor(obs, device=self.device))
+        return q.cpu().numpy()
+
+    def policy(self, obs: Tensor) -> Tensor:
+        """What `q_values` computes on the device; with --compile on a GPU one graph."""
         with self.autocast():
-            return self.q_network(torch.as_tensor(obs, device=self.device)).cpu().numpy()
+            return self.q_network(obs)
 
     def random_shift(self, images: Tensor) -> Tensor:
         """Each image (B, C, H, W) moved by up to `shift_pad` pixels, edges repeated (DrQ, section 3.1)."""

@@ -40,7 +40,7 @@ from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import Fp32Linear, require_memory, start_torch, to_device
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Real, Size, Small, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
-from cleanrl_cc.common.updates import Adam, clip, compile_update
+from cleanrl_cc.common.updates import Adam, clip, compile_policy, compile_update, to_device_at_once
 
 # --- arguments ---
 
@@ -284,6 +284,7 @@ class Agent(nn.Module):
         self.num_updates = 0
         if args.compile:
             self.update_minibatch = compile_update(self.update_minibatch, args, device, rows_vary=True)
+            self.policy = compile_policy(self.policy, args, device)
 
     def forward(self, obs: Tensor) -> tuple[Normal | Beta, Tensor]:
         """The policy's distribution and the values (B,) of normalised observations (B, *obs_shape)."""
@@ -306,9 +307,14 @@ class Agent(nn.Module):
     @torch.no_grad()
     def sample(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For a rollout: actions (N, A), their log-probabilities (N,) and the values (N,) of `obs`."""
-        policy, values = self(self.normalize(obs))
-        actions = policy.sample()
-        return actions.cpu().numpy(), policy.log_prob(actions).cpu().numpy(), values.cpu().numpy()
+        actions, log_probs, values = self.policy(torch.as_tensor(obs, device=self.device))
+        return actions.cpu().numpy(), log_probs.cpu().numpy(), values.cpu().numpy()
+
+    def policy(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `sample` computes on the device; with --compile on a GPU one graph."""
+        distribution, values = self(self.normalize(obs))
+        actions = distribution.sample()
+        return actions, distribution.log_prob(actions), values
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
@@ -338,7 +344,8 @@ class Agent(nn.Module):
         advantages = buffer.advantages(rewards, next_values.detach().cpu().numpy())
         returns = advantages + buffer.values  # what the critic learns
         columns = (buffer.obs, buffer.actions, buffer.log_probs, buffer.values, advantages, returns)
-        raw_obs, *others = (to_tensor(column.reshape(-1, *column.shape[2:])) for column in columns)
+        flat = [column.reshape(-1, *column.shape[2:]) for column in columns]
+        raw_obs, *others = to_device_at_once(flat, self.device)
         batch = (self.normalize(raw_obs), *others)
 
         for _ in range(args.num_epochs):
@@ -355,7 +362,7 @@ class Agent(nn.Module):
 
         buffer.num_added = 0
         if self.obs_statistics is not None:
-            self.obs_statistics.update(raw_obs[rows])
+            self.obs_statistics.update(raw_obs[to_tensor(rows)])
         policy_loss, value_loss, entropy = (torch.stack(values).mean() for values in losses)
         unexplained = advantages.ravel()[rows].var() / (returns.ravel()[rows].var() + 1e-8)
         return {

@@ -35,7 +35,7 @@ from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import place_buffer, start_torch, to_device
 from cleanrl_cc.common.ranges import Bins, Count, Nonnegative, Positive, Real, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
-from cleanrl_cc.common.updates import Adam, clip, compile_update
+from cleanrl_cc.common.updates import Adam, clip, compile_policy, compile_update
 
 # --- arguments ---
 
@@ -246,10 +246,10 @@ class Agent(nn.Module):
         self.num_updates = 0
         if args.compile:
             self.update_critic = compile_update(self.update_critic, args, device)
+            self.policy = compile_policy(self.policy, args, device)
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,)
-        integers; deterministic without noise."""
+        """Actions, (N, A) in [-1, 1] or (N,) integers, for (N, *obs_shape); deterministic: no noise."""
         # As Q is a mean over dimensions, each chooses for itself.
         bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)  # (N, D)
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
@@ -262,10 +262,14 @@ class Agent(nn.Module):
     def q_values(self, obs: np.ndarray, noisy: bool = False) -> np.ndarray:
         """Q_d(s, b), (N, D, bins)."""
         self.q_network.train(noisy)  # [noisy]
-        with self.autocast():
-            outputs = self.q_network(torch.as_tensor(obs, device=self.device))
+        q = self.policy(torch.as_tensor(obs, device=self.device))
         self.q_network.train()
-        return self.expected(outputs).cpu().numpy()
+        return q.cpu().numpy()
+
+    def policy(self, obs: Tensor) -> Tensor:
+        """What `q_values` computes on the device; with --compile on a GPU one graph."""
+        with self.autocast():
+            return self.expected(self.q_network(obs))
 
     def expected(self, outputs: Tensor) -> Tensor:
         """Q of the network's outputs (..., K): [c51] Σ_k z_k p_k."""
@@ -320,7 +324,7 @@ class Agent(nn.Module):
             log_probs = outputs.log_softmax(dim=2).logsumexp(dim=1) - math.log(self.num_dims)
             td_errors = losses = F.kl_div(log_probs, target_probs, reduction="none").sum(dim=1)
             q = (log_probs.exp() * self.atoms).sum(dim=1)
-            metrics = {"losses/edge_mass": target_probs[:, [0, -1]].sum(dim=1).mean()}
+            metrics = {"losses/edge_mass": (target_probs[:, 0] + target_probs[:, -1]).mean()}
         else:  # δ = Q(s, a) - R - γᵐ (1 - d) Q̄(s', a'),  Q(s, a) = 1/D Σ_d Q_d(s, a_d)
             q = outputs.squeeze(2).mean(dim=1)
             target_q = rewards + gammas * next_outputs.squeeze(2).mean(dim=1)

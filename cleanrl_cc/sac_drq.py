@@ -36,7 +36,7 @@ from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import Fp32Linear, place_buffer, start_torch, to_device
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Real, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
-from cleanrl_cc.common.updates import Adam, compile_update
+from cleanrl_cc.common.updates import Adam, compile_policy, compile_update
 
 # --- arguments ---
 
@@ -157,13 +157,10 @@ class TwinLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-def mlp(
-    in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear
-) -> nn.Sequential:
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear):
     relu = nn.ReLU(inplace=True)  # 2 % of an update
-    first = [linear(in_dim, hidden_dim), relu]
-    second = [linear(hidden_dim, hidden_dim), relu]
-    return nn.Sequential(*first, *second, last(hidden_dim, out_dim))
+    hidden = [linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu]
+    return nn.Sequential(*hidden, last(hidden_dim, out_dim))
 
 
 class Actor(nn.Module):
@@ -243,16 +240,20 @@ class Agent(nn.Module):
         self.num_updates = 0
         if args.compile:
             self.update_networks = compile_update(self.update_networks, args, device)
+            self.policy = compile_policy(self.policy, args, device)
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): sampled, or the tanh of the mean."""
+        return self.policy(torch.as_tensor(obs, device=self.device), deterministic).cpu().numpy()
+
+    def policy(self, obs: Tensor, deterministic: bool) -> Tensor:
+        """What `act` computes on the device; with --compile on a GPU one graph."""
         averaged = deterministic and self.args.policy_average
         encoder, actor = self.average if averaged else (self.encoder, self.actor)
         with self.autocast():
-            mean, log_std = actor(encoder(torch.as_tensor(obs, device=self.device)))
-        actions = torch.tanh(mean) if deterministic else self.sample_actions(mean, log_std)[0]
-        return actions.cpu().numpy()
+            mean, log_std = actor(encoder(obs))
+        return torch.tanh(mean) if deterministic else self.sample_actions(mean, log_std)[0]
 
     @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:

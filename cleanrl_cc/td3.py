@@ -37,7 +37,7 @@ from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.machine import Fp32Linear, place_buffer, start_torch, to_device
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
-from cleanrl_cc.common.updates import Adam, compile_update
+from cleanrl_cc.common.updates import Adam, compile_policy, compile_update
 
 # --- arguments ---
 
@@ -167,13 +167,10 @@ class TwinLinear(nn.Module):
         return torch.baddbmm(bias, x, weight)
 
 
-def mlp(
-    in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear
-) -> nn.Sequential:
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear):
     relu = nn.ReLU(inplace=True)  # 2 % of an update
-    first = [linear(in_dim, hidden_dim), relu]
-    second = [linear(hidden_dim, hidden_dim), relu]
-    return nn.Sequential(*first, *second, last(hidden_dim, out_dim))
+    hidden = [linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu]
+    return nn.Sequential(*hidden, last(hidden_dim, out_dim))
 
 
 class Actor(nn.Module):
@@ -245,20 +242,25 @@ class Agent(nn.Module):
         self.actor_optimizer = Adam(self.actor.parameters(), args.learning_rate)
         self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
-        self.exploration_noise = args.exploration_noise
+        self.exploration_noise = torch.tensor(args.exploration_noise, device=device)
         self.num_updates = 0
         if args.compile:
             self.update_networks = compile_update(self.update_networks, args, device)
+            self.policy = compile_policy(self.policy, args, device)
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Actions (N, A) in [-1, 1] for observations (N, *obs_shape): the policy's own, or with noise."""
+        return self.policy(torch.as_tensor(obs, device=self.device), deterministic).cpu().numpy()
+
+    def policy(self, obs: Tensor, deterministic: bool) -> Tensor:
+        """What `act` computes on the device; with --compile on a GPU one graph."""
         with self.autocast():
-            actions = self.actor(self.encoder(torch.as_tensor(obs, device=self.device)))
+            actions = self.actor(self.encoder(obs))
         if not deterministic:
             noise = self.exploration_noise * torch.randn_like(actions)
             actions = (actions + noise).clamp(-1, 1)
-        return actions.cpu().numpy()
+        return actions
 
     @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
@@ -450,7 +452,7 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
 
         # 1. act
         noise = np.interp(global_step, [0, args.exploration_steps], [args.exploration_noise, final_noise])
-        agent.exploration_noise = noise
+        agent.exploration_noise.fill_(noise)
         if global_step < args.learning_starts:
             actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
         else:

@@ -3,29 +3,27 @@
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
-from helpers import (
-    PIXELS,
-    SCRIPTS,
-    TINY,
-    assert_same_training,
-    checkpoint,
-    having,
-    load_script,
-    resume,
-    train,
+from agents import (
+    BATCH_SIZE,
+    OBS_SPACES,
+    assert_explores_alike,
+    learn,
+    make_agent,
+    make_buffer,
+    make_minibatch,
+    update,
 )
+from helpers import PIXELS, SCRIPTS, assert_same, assert_same_training, checkpoint, having, resume, train
 from torch.utils._pytree import tree_map_only
+
+from cleanrl_cc.common.updates import to_device_at_once
 
 pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU"),
 ]
 CUDA = torch.device("cuda")
-OBS_SPACES = {"state": Box(-9, 9, (5,)), "pixels": Box(0, 255, (4, 84, 84), np.uint8)}
-ACTION_SPACE = Box(-1, 1, (2,))
 RUNS = {"state": {}, "pixels": PIXELS}
-BATCH_SIZE = 16
 
 each_problem = pytest.mark.parametrize("problem", OBS_SPACES)
 each_script = pytest.mark.parametrize("script", SCRIPTS)
@@ -44,61 +42,22 @@ def exact():
     torch.backends.cudnn.allow_tf32 = True
 
 
-def make_agent(script: str, problem: str, device: torch.device, **changes):
-    """Always with the same weights."""
-    module = load_script(script)
-    fields = {name: value for name, value in TINY.items() if script in having(name)}
-    torch.manual_seed(1)
-    agent = module.Agent(module.Args(**fields | changes), OBS_SPACES[problem], ACTION_SPACE, device)
-    for optimizer in agent.optimizers.values():
-        optimizer.eps = 1e-4  # rounding errors are no gradients
-    return agent
+@pytest.fixture
+def counted():
+    """What torch's compiler counts, from 0 on."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    return counters
 
 
-def make_buffer(script: str, problem: str, device: torch.device):
-    """A replay buffer of random rows, without an episode's end."""
-    module = load_script(script)
-    fields = {name: value for name, value in TINY.items() if script in having(name)}
-    buffer = module.ReplayBuffer(module.Args(**fields), OBS_SPACES[problem], ACTION_SPACE, device)
-    rng = np.random.default_rng(1)
-    never = np.zeros(1, bool)
-    for _ in range(100):
-        obs = rng.integers(0, 256, (1, 4, 84, 84), np.uint8)
-        if problem == "state":
-            obs = rng.normal(size=(1, 5)).astype(np.float32)
-        actions = rng.uniform(-1, 1, (1, 2)).astype(np.float32)
-        if script in ("dqn_atari_style", "rainbow"):
-            actions = rng.integers(0, 3, (1, 2))
-        buffer.add(obs, actions, rng.normal(size=1), never, never, final=never)
-    return buffer
-
-
-def make_minibatch(problem: str, seed: int) -> tuple[torch.Tensor, ...]:
-    """What PPO learns from."""
-    generator = torch.Generator().manual_seed(seed)
-    obs = torch.randn(BATCH_SIZE, 5, generator=generator)
-    if problem == "pixels":
-        obs = torch.randint(0, 256, (BATCH_SIZE, 4, 84, 84), generator=generator, dtype=torch.uint8)
-    actions = 2 * torch.rand(BATCH_SIZE, 2, generator=generator) - 1
-    columns = torch.randn(4, BATCH_SIZE, generator=generator)
-    return obs, actions, columns[0] / 10 - 2, *columns[1:]
-
-
-def update(agent, script: str, problem: str, buffer, seed: int):
-    """One update, on the same rows whatever the device."""
-    if script == "ppo_continuous":
-        agent.update_minibatch(*(column.to(agent.device) for column in make_minibatch(problem, seed)))
-    else:
-        agent.update(buffer.sample(BATCH_SIZE, np.random.default_rng(seed)))
-
-
-def learn(script: str, problem: str, device: torch.device, num_updates: int, **changes):
-    agent = make_agent(script, problem, device, **changes)
-    buffer = None if script == "ppo_continuous" else make_buffer(script, problem, device)
-    for seed in range(num_updates):
-        torch.manual_seed(seed)
-        update(agent, script, problem, buffer, seed)
-    return agent
+def assert_one_cuda_graph(args, counted: dict, num_graphs: int = 1):
+    """Each graph was compiled once, and is launched as a whole."""
+    assert args.compile, "it did not compile"
+    assert counted["stats"]["unique_graphs"] == num_graphs, "compiled again"
+    assert not counted["graph_break"]
+    assert not counted["inductor"]["cudagraph_skips"], "a graph of kernels, not a CUDA graph"
+    assert not counted["inductor"]["cudagraph_partitions"], "a CUDA graph in pieces"
 
 
 def assert_close(agent, other, atol: float):
@@ -126,28 +85,35 @@ def test_an_update_equals_that_of_the_cpu(script, problem, monkeypatch):
 
 @each_script
 @each_problem
-def test_a_cuda_graph_learns_what_eager_code_does(script, problem):
-    from torch._dynamo.utils import counters
-
-    counters.clear()
+def test_a_cuda_graph_learns_what_eager_code_does(script, problem, counted):
     graph = learn(script, problem, CUDA, num_updates=50, compile=True)
-    assert not graph.args.compile or counters["stats"]["unique_graphs"] == (2 if script == "td3" else 1)
-    assert graph.args.compile, "it did not compile"
-    assert not counters["graph_break"]
-    assert not counters["inductor"]["cudagraph_skips"], "a graph of kernels, not a CUDA graph"
+    assert_one_cuda_graph(
+        graph.args, counted, 2 if script == "td3" else 1
+    )  # with the actor's step and without
     assert_close(graph, learn(script, problem, CUDA, num_updates=50), atol=1e-4)
 
 
 @each_script
-def test_acting_after_a_cuda_graph_has_the_new_weights(script):
-    agent = learn(script, "state", CUDA, num_updates=20, compile=True)
-    fresh = make_agent(script, "state", CUDA)
-    obs = np.random.default_rng(1).normal(size=(100, 5)).astype(np.float32)
-    before = fresh.act(obs, deterministic=True)
-    fresh.load_state_dict(agent.state_dict())
-    after = agent.act(obs, deterministic=True)
-    np.testing.assert_array_equal(after, fresh.act(obs, deterministic=True))
-    assert (after != before).any()
+@each_problem
+def test_a_cuda_graph_acts_as_eager_code_does_with_the_new_weights(script, problem, counted):
+    graph = make_agent(script, problem, CUDA, compile=True, learning_rate=0.01)
+    eager = make_agent(script, problem, CUDA, learning_rate=0.01)
+    assert_explores_alike(graph, eager, script, problem, atol=1e-4)
+    assert_one_cuda_graph(graph.args, counted, 3 if script == "td3" else 2)  # of updates, and of acting
+
+
+def test_a_rollout_reaches_the_card_in_one_copy():
+    rng = np.random.default_rng(1)
+    arrays = [
+        rng.integers(0, 256, (40, 4, 84, 84), np.uint8),
+        rng.normal(size=(40, 3)),
+        rng.integers(0, 9, 5),
+    ]
+    tensors = to_device_at_once(arrays, CUDA)
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+    for array, tensor in zip(arrays, tensors, strict=True):
+        assert tensor.is_cuda
+        assert_same(tensor.cpu().numpy(), array, "array")
 
 
 @each_script
@@ -180,7 +146,7 @@ def test_bf16_stays_close_to_fp32(script, problem):
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
 def test_updates_take_no_more_memory_as_they_go_on(script, problem, compiled):
     agent = make_agent(script, problem, CUDA, compile=compiled)
-    buffer = None if script == "ppo_continuous" else make_buffer(script, problem, CUDA)
+    buffer = make_buffer(script, problem, CUDA)
     used = []
     for seed in range(60):
         update(agent, script, problem, buffer, seed)
@@ -203,7 +169,7 @@ def test_the_replay_buffer_lies_on_the_card(script, problem):
 def test_no_update_waits_for_the_card(script, problem, compiled):
     """Sampling and learning; Rainbow's priorities, which `train` brings back to the CPU, come after it."""
     agent = make_agent(script, problem, CUDA, compile=compiled)
-    buffer = None if script == "ppo_continuous" else make_buffer(script, problem, CUDA)
+    buffer = make_buffer(script, problem, CUDA)
     minibatch = [column.to(CUDA) for column in make_minibatch(problem, seed=1)]
     rng = np.random.default_rng(1)
 

@@ -47,6 +47,16 @@ PROBLEMS = {
     },
     "CarRacing": PIXELS | {"total_timesteps": 160, "checkpoint_frequency": 60},
 }
+MANY = {
+    "64 Hoppers": {
+        "env_id": "Hopper-v5",
+        "total_timesteps": 8000,
+        "num_envs": 64,
+        "num_steps": 16,
+        "eval_frequency": 3000,
+        "checkpoint_frequency": 900,
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,26 +67,28 @@ def uninterrupted(tmp_path_factory):
     def run(script, problem):
         if (script, problem) not in folders:
             folders[script, problem] = tmp_path_factory.mktemp("uninterrupted") / "run"
-            train(script, folders[script, problem], **PROBLEMS[problem])
+            train(script, folders[script, problem], **(PROBLEMS | MANY)[problem])
         return folders[script, problem]
 
     return run
 
 
-# All scripts share what answers a signal: one of them gets every kind.
+# All scripts share what answers a signal, and what holds the environments: one of them gets every kind.
 STOPS = [(script, problem, signal.SIGKILL, False) for script in SCRIPTS for problem in PROBLEMS]
 STOPS += [("sac_drq", "LunarLander", number, False) for number in (signal.SIGTERM, signal.SIGINT)]
 STOPS += [("sac_drq", "3 Hoppers", signal.SIGINT, True)]  # Ctrl-C in a terminal reaches the workers too
 STOPS += [("ppo_continuous", "3 Hoppers", signal.SIGTERM, False)]  # in the middle of a rollout
+STOPS += [(script, "64 Hoppers", signal.SIGKILL, False) for script in ("rainbow", "ppo_continuous")]
 
 
 @pytest.mark.parametrize("script, problem, number, whole_group", STOPS)
 def test_a_stopped_run_goes_on_bit_for_bit(script, problem, number, whole_group, uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    process = begin(script, command_line(script, folder, **PROBLEMS[problem]))
+    fields = (PROBLEMS | MANY)[problem]
+    process = begin(script, command_line(script, folder, **fields))
     code, stderr = stop(process, number, folder / "last.pt", whole_group)
     assert survivors(process) == []
-    assert checkpoint(folder)["global_step"] < PROBLEMS[problem]["total_timesteps"]
+    assert checkpoint(folder)["global_step"] < fields["total_timesteps"]
     if number == signal.SIGKILL:
         assert code == -signal.SIGKILL
     else:

@@ -42,7 +42,7 @@ from cleanrl_cc.common.rendering import (
     is_car_racing,
     uses_mujoco,
 )
-from cleanrl_cc.common.vector import GroupedVectorEnv, usable_cores
+from cleanrl_cc.common.vector import GroupedVectorEnv, memory_of, usable_cores
 from cleanrl_cc.common.wrappers import (
     ActionRepeat,
     Patience,
@@ -55,6 +55,7 @@ from cleanrl_cc.common.wrappers import (
 
 FAST_CAR_RACING = "cleanrl_cc/FastCarRacing-v3"
 LUNAR_LANDER = "gymnasium.envs.box2d.lunar_lander:LunarLander"
+MANY = 32  # environments, of which memory is counted first
 MUJOCO_MODULES = ("gymnasium.envs.mujoco", f"{__package__}.obstacles")
 
 # The run fields that say what an agent sees and does.
@@ -235,13 +236,17 @@ def make_vector_env(args, continuous: bool = False) -> GroupedVectorEnv:
     first observation of the next episode.
 
     Raises:
-        InputError: as `make_env`; or discrete actions where `continuous` ones are needed.
+        InputError: as `make_env`; discrete actions where `continuous` ones are needed; or more environments
+            than memory or processes allow.
     """
     make = partial(make_env, **recipe(args), training_wrappers=args.training_wrappers)
     env_fns = [partial(make, seed=(args.seed, index)) for index in range(args.num_envs)]
-    envs = GroupedVectorEnv(
-        env_fns, min(args.num_envs, usable_cores()), partial(_start_method, args.obs), args.seed
-    )
+    if args.num_envs >= MANY:
+        from cleanrl_cc.common.machine import require_memory  # imports torch, which workers do without
+
+        require_memory(memory_of(env_fns[0]), "num_envs", args.num_envs)
+    num_processes = min(args.num_envs, usable_cores())
+    envs = GroupedVectorEnv(env_fns, num_processes, partial(_start_method, args.obs), args.seed)
     if continuous and not isinstance(envs.single_action_space, Box):
         envs.close()
         raise InputError(
@@ -252,6 +257,9 @@ def make_vector_env(args, continuous: bool = False) -> GroupedVectorEnv:
         args.frame_stack = pixels.stack
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one
         announcements.keep(f"Observations: {envs.envs[0].describe()}")
+        if args.num_envs > 1:
+            processes = f"{num_processes} process{'es' * (num_processes > 1)}"
+            announcements.keep(f"Environments: {args.num_envs} in {processes}")
     return envs
 
 

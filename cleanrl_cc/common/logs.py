@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
+from cleanrl_cc.common.distributed import size
 from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import gone, to_disk, writing
@@ -50,6 +51,8 @@ class Log:
 
     def _open_log(self, first_step: int, tracker_id: str | None):
         if self.writes:
+            if self.args.num_envs > 1:
+                self.say(update_ratio(self.args))
             threading.excepthook = _leave_out_full_disks
             with self._writing_events():
                 self.writer = SummaryWriter(self.folder, purge_step=first_step + 1 if first_step else None)
@@ -270,6 +273,16 @@ class Log:
                     closable.close()
         if self.tracker:
             self.tracker.finish()
+
+
+def update_ratio(args) -> str:
+    """How much is learned from a step, in words: off-policy the same however many environments there are."""
+    if hasattr(args, "updates_per_step"):
+        ratio = args.updates_per_step
+        return f"Updates: {ratio:g} per step, {ratio * args.num_envs:g} after each step of all environments"
+    rows = size() * args.num_envs * args.num_steps
+    minibatch = f"{args.num_minibatches} minibatches of {rows // args.num_minibatches:,}"
+    return f"Updates: {args.num_epochs} epochs of {minibatch} steps, after every {rows:,} steps"
 
 
 def _leave_out_full_disks(problem: threading.ExceptHookArgs):

@@ -57,7 +57,7 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
                 "--precision fp32 will be several times faster."
             )
     if args.compile and (missing := missing_compiler(device)):
-        announcements.keep(f"Warning: --compile finds no {missing}: updates are not compiled.")
+        announcements.keep(f"Warning: --compile finds no {missing}: nothing is compiled.")
         args.compile = False
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -187,8 +187,8 @@ def find_device(name: str) -> torch.device:
         there = ", ".join(["cpu", *cards])
         raise InputError(f"--device {name} is not there; this machine has: {there}.")
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # a driver that does not fit, or a card that is full
+        torch.ones(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # an old driver or card, or one that is full
         raise InputError(f"--device {name} cannot be used: {describe(error)}.") from error
     return torch.device(name)
 

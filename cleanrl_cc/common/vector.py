@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import psutil
 from gymnasium.spaces import Box
 from gymnasium.vector.utils import batch_space
 
@@ -30,6 +31,20 @@ CLOSE_SECONDS = 10
 
 def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_of(make: Callable[[], gym.Env]) -> int:
+    """Bytes that one more environment takes: a third, since the first ones bring libraries along."""
+    process = psutil.Process()
+    envs = []
+    taken = []
+    for _ in range(3):
+        envs.append(make())
+        envs[-1].reset(seed=0)
+        taken.append(process.memory_info().rss)
+    for env in envs:
+        env.close()
+    return max(taken[2] - taken[1], 0)
 
 
 class GroupedVectorEnv(gym.vector.VectorEnv):
@@ -48,7 +63,8 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         seed: of the run.
 
     Raises:
-        InputError: from any method, where an environment fails, or a process ends or stops answering.
+        InputError: from any method, where an environment fails, or a process cannot be started, ends or stops
+            answering.
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
@@ -83,14 +99,23 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         row = np.dtype(fields, align=True)
         memory = context.RawArray("b", self.num_envs * row.itemsize)
         self.rows = np.frombuffer(memory, row)  # (N,), of which each process writes its own
+        weakref.finalize(self, _kill, self.processes)  # where nobody calls `close`; workers ignore SIGTERM
         for group in self.groups:
-            ours, theirs = context.Pipe()
-            arguments = (theirs, ours, [env_fns[index] for index in group], memory, row, int(group[0]), seed)
-            self.processes.append(context.Process(target=_work, args=arguments, daemon=True))
-            self.processes[-1].start()
+            makes = [env_fns[index] for index in group]
+            try:
+                ours, theirs = context.Pipe()
+                arguments = (theirs, ours, makes, memory, row, int(group[0]), seed)
+                process = context.Process(target=_work, args=arguments, daemon=True)
+                process.start()
+            except OSError as error:
+                self.close()
+                raise InputError(
+                    f"{self.num_envs} environments are for {num_processes} processes here, and of these only "
+                    f"{1 + len(self.processes)} could be started: {describe(error)}."
+                ) from error
+            self.processes.append(process)
             theirs.close()
             self.pipes.append(ours)
-        weakref.finalize(self, _kill, self.processes)  # where nobody calls `close`; workers ignore SIGTERM
 
     def reset(self, *, seed=None, options=None):
         announcements.tell()

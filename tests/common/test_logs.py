@@ -113,7 +113,7 @@ def test_episodes_of_several_environments_are_logged(tmp_path):
 
 
 def test_a_full_disk_ends_a_scalar_in_a_sentence_alone(tmp_path, capfd):
-    log = Log(SimpleNamespace(total_timesteps=10, track=False), writes=True)
+    log = Log(SimpleNamespace(total_timesteps=10, num_envs=1, track=False), writes=True)
     log.folder = tmp_path
     log._open_log(first_step=0, tracker_id=None)
 

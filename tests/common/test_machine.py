@@ -132,7 +132,7 @@ def test_without_triton_a_card_does_not_compile(card, monkeypatch, capsys):
     machine.start_torch(args, pixels=False)
     assert not args.compile
     announcements.tell()
-    assert "Triton: updates are not compiled." in capsys.readouterr().err
+    assert "Triton: nothing is compiled." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("free, place", [(10**9, "cuda"), (10**6, "cpu")])

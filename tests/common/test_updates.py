@@ -2,13 +2,24 @@
 
 import stat
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from agents import NUM_ENVS, assert_explores_alike, explore, make_agent, make_obs
 from helpers import PIXELS, SCRIPTS, assert_same, assert_same_training, checkpoint, load_script, resume, train
 from torch import nn
 
-from cleanrl_cc.common.updates import Adam, clip
+from cleanrl_cc.common.updates import (
+    ALIGNMENT,
+    Adam,
+    clip,
+    compile_policy,
+    packed,
+    to_device_at_once,
+    unpacked,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +125,19 @@ def test_the_state_of_one_tensor_of_all_parameters_is_taken_apart():
     assert_same(other.state_dict(), state, "state")
 
 
+def test_a_rollout_is_one_block_of_bytes_and_on_a_cpu_is_not_copied():
+    rng = np.random.default_rng(1)
+    arrays = [rng.integers(0, 256, (3, 5, 7), np.uint8), rng.normal(size=(6, 3)).astype(np.float32)]
+    arrays += [rng.normal(size=5), rng.integers(0, 9, 3), rng.normal(size=(4, 6)).astype(np.float32).T]
+    for array, tensor in zip(arrays, to_device_at_once(arrays, torch.device("cpu")), strict=True):
+        assert np.shares_memory(array, tensor.numpy())
+    tensors = [torch.as_tensor(array) for array in arrays]
+    whole = packed(tensors, pinned=False)
+    for array, tensor in zip(arrays, unpacked(whole, tensors), strict=True):
+        assert_same(tensor.numpy(), array, "array")
+        assert tensor.untyped_storage().data_ptr() == whole.data_ptr() and tensor.data_ptr() % ALIGNMENT == 0
+
+
 def test_the_state_of_other_parameters_is_refused():
     state = Adam(parameters(), 1e-3).state_dict()
     with pytest.raises(ValueError, match="5 parameters, not of 2"):
@@ -163,6 +187,26 @@ def test_one_graph_learns_what_eager_code_does(script, problem, counted, tmp_pat
             graph["agent"][name], weights, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     assert_same_shape(graph["optimizers"], eager["optimizers"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script, problem", [("sac_drq", "pixels"), *((script, "state") for script in SCRIPTS)]
+)
+def test_a_graph_of_acting_never_has_old_weights(script, problem, counted):
+    cpu = torch.device("cpu")
+    graph, eager = (make_agent(script, problem, cpu, learning_rate=0.01) for _ in range(2))
+    policy = graph.policy
+    args = SimpleNamespace(compile=True, num_envs=NUM_ENVS)
+    assert compile_policy(policy, args, cpu) == policy, "acting is compiled on a CPU"
+    graph.policy = compile_policy(policy, args, torch.device("mps"))  # any other; its tensors are on the CPU
+    assert_explores_alike(graph, eager, script, problem, atol=1e-5)
+    assert args.compile and counted["stats"]["unique_graphs"] == 1 and not counted["graph_break"]
+
+    alone = make_obs(problem, 1, np.random.default_rng(2))  # as in an evaluation, which is eager
+    assert_same(explore(graph, script, alone), explore(eager, script, alone), "actions")
+    assert_same(graph.act(alone, deterministic=True), eager.act(alone, deterministic=True), "actions")
+    assert counted["stats"]["unique_graphs"] == 1
 
 
 def assert_same_shape(a, b):

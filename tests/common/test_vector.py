@@ -1,6 +1,8 @@
 """Parallel environments play what one alone plays, and a worker that fails is told."""
 
+import multiprocessing
 import os
+import resource
 import signal
 from functools import partial
 
@@ -9,10 +11,11 @@ import numpy as np
 import odd_envs
 import pytest
 from env_helpers import assert_identical, vector
-from helpers import input_error
+from helpers import SCRIPTS, assert_same_training, checkpoint, having, input_error, replay, resume, train
 
 from cleanrl_cc.common.envs import make_env, make_vector_env
 from cleanrl_cc.common.episodes import EPISODE
+from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.sac_drq import Args
 
 
@@ -51,6 +54,58 @@ def test_what_came_back_earlier_does_not_change_in_the_next_step():
         envs.step(envs.action_space.sample())
     assert_identical(arrays, copies)
     envs.close()
+
+
+# --- hundreds of environments ---
+
+
+def test_memory_is_counted_before_many_environments_are_made(monkeypatch):
+    monkeypatch.setattr("cleanrl_cc.common.machine.free_memory", lambda: 10**9)
+    message = input_error(make_vector_env, Args(env_id="HalfCheetah-v5", num_envs=60_000))
+    assert message.startswith("--num-envs 60000 needs ") and "1.0 GB are free" in message
+    largest = int(message.rstrip(".").rpartition(" ")[2])
+    assert 300 < largest < 3000  # a HalfCheetah takes about one megabyte
+
+
+def test_processes_that_cannot_be_started_end_the_run_in_a_sentence(monkeypatch):
+    monkeypatch.setattr("cleanrl_cc.common.envs.usable_cores", lambda: 40)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    args = Args(env_id="Pendulum-v1", num_envs=40)
+    make_vector_env(args).close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, limits[1]))
+    try:
+        message = input_error(make_vector_env, args)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert message.startswith("40 environments are for 40 processes here, and of these only ")
+    assert "Too many open files" in message and not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_hundreds_of_environments_are_trained_in_logged_and_resumed(script, two_cores, tmp_path, capsys):
+    fields = {"num_envs": 256, "env_id": "Hopper-v5", "eval_frequency": 2000}
+    fields |= {"buffer_size": 256 * 12, "learning_starts": 1000, "num_steps": 8}
+    if script in having("learning_rate_schedule"):
+        fields |= {"learning_rate_schedule": "constant"}  # others depend on the last step
+    train(script, tmp_path / "run", **fields, total_timesteps=4000)
+    text = capsys.readouterr().err
+    assert "Environments: 256 in 2 processes\n" in text
+    updates = "4 minibatches of 512" if script == "ppo_continuous" else "0.1 per step, 25.6 after each step"
+    assert updates in text
+    resume(script, tmp_path / "run", total_timesteps=6000)
+    train(script, tmp_path / "direct", **fields, total_timesteps=6000)
+    assert_same_training(tmp_path / "run", tmp_path / "direct")
+    state = checkpoint(tmp_path / "run")
+    assert 6000 <= state["global_step"] < 6256
+    if script != "ppo_continuous":
+        assert state["num_updates"] == int((state["global_step"] - 1000) * 0.1)
+        assert replay(tmp_path / "run")["rewards"].shape == (12, 256)
+    rows = read_csv(tmp_path / "run" / "progress.csv")
+    assert [int(row["global_step"]) // 1000 for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert sum(float(row["charts/episodes"] or 0) for row in rows) > 100
+    steps = [int(row["global_step"]) for row in read_csv(tmp_path / "run" / "evaluations.csv")]
+    assert [step // 2000 for step in steps] == [1, 2, 3]
 
 
 # --- workers that fail ---
