@@ -36,6 +36,7 @@ NOT_IN_COMMAND = {
     "runs_dir",
     "run_name",
     "resume",
+    "keep_policies",
     "capture_video",
     "track",
 }

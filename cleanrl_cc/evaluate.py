@@ -44,7 +44,14 @@ from cleanrl_cc.common.checkpoints import (
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.episodes import Episodes
 from cleanrl_cc.common.errors import InputError, require
-from cleanrl_cc.common.evaluation import Film, analyze_value, play_episodes, side_by_side, summarize
+from cleanrl_cc.common.evaluation import (
+    Film,
+    analyze_value,
+    play_episodes,
+    require_matplotlib,
+    side_by_side,
+    summarize,
+)
 from cleanrl_cc.common.machine import start_torch
 from cleanrl_cc.common.ranges import Seed, Size
 from cleanrl_cc.common.scripts import find_script, load_script
@@ -64,6 +71,8 @@ class Options:
     """film every episode into a folder `videos` beside the checkpoint"""
     analyze_value: bool = False
     """draw predicted values against realised discounted returns into `value.png` beside the checkpoint"""
+    out: Path | None = None
+    """another folder for `videos` and `value.png`, for a checkpoint that is judged in several environments"""
     render: bool = False
     """show the episodes in a window"""
     json: bool = False
@@ -282,10 +291,16 @@ def check(options: Options):
         raise InputError(f"--render shows a window and {filming} films without one: choose one of them.")
     if options.render and sys.platform == "linux" and not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
         raise InputError("--render needs a screen and DISPLAY names none: --save-video films without one.")
+    if options.out and not (options.save_video or options.analyze_value):
+        raise InputError("--out goes with --save-video or --analyze-value: nothing else is written there.")
+    if options.out and options.out.exists() and not options.out.is_dir():
+        raise InputError(f"--out {options.out} is no folder.")
     if options.dry_run and not options.push_to_hub:
         raise InputError("--dry-run goes with --push-to-hub user/name: the card names the repository.")
     if options.env_id and (options.export_onnx or options.export_torch or options.push_to_hub):
         raise InputError("--env-id judges a policy elsewhere: it is exported and shared without.")
+    if options.analyze_value:
+        require_matplotlib()
     if options.export_onnx:
         export.require_onnx()
     for file in (options.export_onnx, options.export_torch):
@@ -303,7 +318,7 @@ def play(policy: Policy, path: Path, options: Options, film: Path | None = None)
     Args:
         film: where the film of the first episode goes.
     """
-    folder = output_folder(options.checkpoint, path)
+    folder = options.out or output_folder(options.checkpoint, path)
     filming = options.save_video or film is not None
     mode = "human" if options.render else "rgb_array" if filming else None
     envs = [policy.make_env(mode)]
@@ -327,7 +342,6 @@ def play(policy: Policy, path: Path, options: Options, film: Path | None = None)
             print(place, file=sys.stderr)
     analysis = {}
     if options.analyze_value:
-        folder.mkdir(parents=True, exist_ok=True)
         analysis = analyze_value([traces[seed] for seed in seeds], policy.gamma, folder / "value.png")
     from_hub = options.checkpoint.startswith(hub.PREFIX)
     source = {"checkpoint": options.checkpoint if from_hub else str(path)} | policy.source

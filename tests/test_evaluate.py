@@ -61,6 +61,20 @@ def test_json_is_one_object_and_values_are_drawn(run, capsys):
     assert imageio.imread(run / "value.png").std() > 0
 
 
+def test_films_and_pictures_go_where_they_are_told(run, tmp_path):
+    out = tmp_path / "elsewhere"
+    before = sorted(run.rglob("*"))
+    evaluate(Options(str(run), episodes=1, save_video=True, analyze_value=True, out=out, device="cpu"))
+    assert sorted(path.name for path in out.rglob("*.*")) == ["evaluation-best-seed-10000.mp4", "value.png"]
+    assert sorted(run.rglob("*")) == before
+
+
+def test_what_is_missing_for_a_picture_is_told_before_anything_is_played(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("cleanrl_cc.evaluate.play_episodes", None)
+    assert "[plot]" in input_error(evaluate, Options(str(run), analyze_value=True, device="cpu"))
+
+
 def test_a_trace_ends_with_the_value_of_a_time_limit_and_realised_returns_go_on_with_it(tmp_path):
     agent = SimpleNamespace(
         act=lambda obs, deterministic: np.zeros((1, 1), np.float32), value=lambda obs: np.full(1, 7.0)
@@ -85,6 +99,8 @@ def test_a_trace_ends_with_the_value_of_a_time_limit_and_realised_returns_go_on_
         ({"render": True}, ["--render", "screen", "--save-video"]),
         ({"seed": 2**32}, ["--seed", "4294967296"]),
         ({"device": "cuda:7"}, ["--device cuda:7"]),
+        ({"out": Path("films")}, ["--out", "--save-video", "--analyze-value"]),
+        ({"out": Path(__file__), "save_video": True}, ["--out", "no folder"]),
     ],
 )
 def test_a_wrong_option(changes, words, run, monkeypatch):

@@ -85,6 +85,8 @@ class RunArgs:
     """global steps between evaluations; 0: only at the end"""
     eval_episodes: Size = 10
     """episodes per evaluation, played deterministically"""
+    keep_policies: bool = False
+    """file of the policy at each evaluation, policy-<step>.pt, beside the best one"""
     capture_video: bool = False
     """video of the first episode of each evaluation"""
     track: bool = False
@@ -98,7 +100,7 @@ class RunArgs:
 # --- the command line ---
 
 # What may be typed again for a resumed run, beside --total-timesteps.
-RECORDING = ("checkpoint_frequency", "eval_frequency", "eval_episodes")
+RECORDING = ("checkpoint_frequency", "eval_frequency", "eval_episodes", "keep_policies")
 RECORDING += ("capture_video", "track", "wandb_project", "wandb_entity")
 MACHINE = ("device", "num_threads", "compile")
 

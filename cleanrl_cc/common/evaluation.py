@@ -17,6 +17,7 @@ import numpy as np
 from cleanrl_cc.common import announcements
 from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.files import writing
 from cleanrl_cc.common.rendering import as_frame, uses_mujoco
 
 # agent steps after which an evaluation episode is cut: at what its environment states as its time limit, but
@@ -174,6 +175,14 @@ def summarize(episodes: list[dict]) -> dict:
     }
 
 
+def require_matplotlib():
+    """Raises InputError where `analyze_value` could not draw."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise InputError('--analyze-value draws with matplotlib: pip install -e ".[plot]".') from error
+
+
 def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
     """Compares predicted values with what the episodes then brought, and draws both.
 
@@ -182,13 +191,15 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
             observation, 0 if the episode terminated there, so that a time limit is bootstrapped as in
             training.
 
+        path: of the picture; its folder is made.
+
     Returns:
         `value_bias`, the mean of predicted minus realised, and `value_correlation`.
+
+    Raises:
+        InputError: the picture cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError('--analyze-value draws with matplotlib: pip install -e ".[plot]".') from error
+    from matplotlib.figure import Figure
 
     predicted = []
     realised = []
@@ -217,7 +228,9 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
     axes[-1].set(
         title=f"correlation {correlation:.2f}, bias {bias:.2g}", xlabel="realised", ylabel="predicted"
     )
-    figure.savefig(path, dpi=120)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
     print(path, file=sys.stderr)
     return {"value_bias": bias, "value_correlation": correlation}
 

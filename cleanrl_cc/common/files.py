@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fnmatch
 import itertools
+import json
 import os
 import re
 import socket
@@ -30,6 +31,7 @@ WITHOUT_CHECKPOINT = [  # what a run writes before it has one
     "wandb",
     "wandb/*",
 ]
+WITH_EVALUATION = ["evaluations.csv", "best.pt", "policy-*.pt"]  # what an evaluation adds
 BLOCK_BYTES = 2**24
 # the end of a zip archive without a comment, whose last field is the length of the comment
 END_OF_ARCHIVE = re.compile(rb"PK\x05\x06.{16}\0\0", re.DOTALL)
@@ -185,7 +187,8 @@ def move_aside(folder: Path) -> Path:
     is_run = (folder / "args.json").is_file()
     inside = folder.rglob("*") if is_run else folder.glob("*")  # of what is no run one look is enough
     found = [path.relative_to(folder).as_posix() for path in sorted(inside)]
-    others = [name for name in found if not any(fnmatch.fnmatch(name, known) for known in WITHOUT_CHECKPOINT)]
+    ours = WITHOUT_CHECKPOINT + (WITH_EVALUATION if _before_checkpoint(folder) else [])
+    others = [name for name in found if not any(fnmatch.fnmatch(name, known) for known in ours)]
     if folder.is_symlink() or not folder.is_dir():
         reason = "is no folder"
     elif others:
@@ -198,3 +201,14 @@ def move_aside(folder: Path) -> Path:
         free = (folder.with_name(f"{folder.name}.stopped-{number}") for number in itertools.count(1))
         return folder.rename(next(path for path in free if not os.path.lexists(path)))
     raise InputError(f"{folder} {reason}: move it away, or choose another --run-name.")
+
+
+def _before_checkpoint(folder: Path) -> bool:
+    """Whether the evaluations of a run end before its first checkpoint was due: with `--eval-frequency` below
+    `--checkpoint-frequency` a run that is killed early leaves a policy, and nothing to go on from."""
+    try:
+        frequency = json.loads((folder / "args.json").read_text())["args"]["checkpoint_frequency"]
+        last_line = (folder / "evaluations.csv").read_text().splitlines()[-1]
+        return int(last_line.split(",")[0]) < frequency
+    except (OSError, ValueError, LookupError, TypeError):
+        return False

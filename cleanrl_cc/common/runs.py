@@ -1,8 +1,8 @@
 """What a run records: folder, evaluations, checkpoints, resume. `logs.py` logs, `interruption.py` stops it.
 
 A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one line per log line),
-`evaluations.csv`, `last.pt` and `replay-<step>.npz` (together they resume), `best.pt` (it evaluates), and
-`videos/`. Nothing here knows an algorithm, and nothing here draws from the generators that the training uses.
+`evaluations.csv`, `last.pt` and `replay-<step>.npz` (together they resume), `best.pt` (it evaluates), and on
+demand `policy-<step>.pt` and `videos/`. Nothing here knows an algorithm or draws what the training draws.
 """
 
 import math
@@ -132,10 +132,8 @@ class Run(Interruptible):
 
     def _restore(self, path: str, checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
         if (saved := 1 + len(checkpoint.other_ranks)) != size():
-            raise InputError(
-                f"{path} needs {saved} processes, as many as wrote it, and not {size()}: "
-                "torchrun starts them."
-            )
+            needs = f"{path} needs {saved} processes, as many as wrote it, and not {size()}"
+            raise InputError(f"{needs}: torchrun starts them.")
         try:
             self.agent.load_state_dict(checkpoint.agent)
             self.agent.num_updates = int(checkpoint.num_updates)
@@ -207,9 +205,12 @@ class Run(Interruptible):
         seeds = {"episodes": len(seeds), "first_seed": EVALUATION_SEED}
         self._append("evaluations.csv", self._clock(global_step) | summary | seeds)
         self._scalars(global_step, {f"eval/{key}": value for key, value in summary.items()})
+        policy = self._policy(global_step) | {"evaluation": summary}
+        if self.args.keep_policies:
+            save_checkpoint(self.folder / f"policy-{global_step}.pt", policy)
         if self.evaluation > self.best_return:
             self.best_return = self.evaluation
-            save_checkpoint(self.folder / "best.pt", self._policy(global_step) | {"evaluation": summary})
+            save_checkpoint(self.folder / "best.pt", policy)
         self._track_film(global_step, video)
         return self.evaluation
 
@@ -217,9 +218,8 @@ class Run(Interruptible):
         """Makes those that are still missing to play so many episodes; the first one is filmed."""
         generators = rng_state()
         if not self.eval_envs:
-            self.eval_envs.append(
-                make_env(**self.recipe, render_mode="rgb_array" if self.args.capture_video else None)
-            )
+            mode = "rgb_array" if self.args.capture_video else None
+            self.eval_envs.append(make_env(**self.recipe, render_mode=mode))
             if self.args.capture_video:
                 self.eval_envs[0].reset(seed=EVALUATION_SEED)
                 if not isinstance(self.eval_envs[0].render(), np.ndarray):

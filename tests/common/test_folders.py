@@ -50,16 +50,34 @@ def test_a_run_folder_s_name_has_no_colon(tmp_path):
 # --- folders without a checkpoint ---
 
 
-def test_a_run_that_died_before_its_first_checkpoint_begins_again(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "last_file, changes",
+    [
+        ("args.json", {}),
+        ("best.pt", {"eval_frequency": 100, "checkpoint_frequency": 10**5}),
+        ("policy-100.pt", {"eval_frequency": 100, "checkpoint_frequency": 10**5, "keep_policies": True}),
+    ],
+)
+def test_a_run_that_died_before_its_first_checkpoint_begins_again(last_file, changes, tmp_path, capsys):
     folder = tmp_path / "run"
-    died = Fork("td3", command_line("td3", folder, total_timesteps=10**6))
-    stop(died, signal.SIGKILL, folder / "args.json")
+    died = Fork("td3", command_line("td3", folder, total_timesteps=10**6, **changes))
+    stop(died, signal.SIGKILL, folder / last_file)
     assert "--run-name" in input_error(resume, "td3", folder)
     before = contents(folder)
     train("td3", folder)
     assert "had no checkpoint" in capsys.readouterr().err
     assert contents(tmp_path / "run.stopped-1").keys() == before.keys()
     assert (folder / "last.pt").exists()
+
+
+def test_a_policy_whose_checkpoint_was_deleted_stays_where_it_is(tmp_path):
+    train("td3", tmp_path / "run", total_timesteps=200, checkpoint_frequency=100, eval_frequency=100)
+    (tmp_path / "run" / "last.pt").unlink()
+    for replay in (tmp_path / "run").glob("replay-*"):
+        replay.unlink()
+    before = contents(tmp_path)
+    assert "best.pt" in input_error(train, "td3", tmp_path / "run")
+    assert contents(tmp_path) == before
 
 
 def test_an_empty_folder_is_taken(tmp_path):

@@ -14,6 +14,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 from helpers import (
     SCRIPTS,
     BrokenReward,
+    assert_same,
     assert_same_training,
     checkpoint,
     contents,
@@ -82,6 +83,20 @@ def test_evaluations_csv_ends_with_what_train_returns_and_best_pt_holds_the_best
     assert float(rows[-1]["return_mean"]) == mean_return
     best = max(rows, key=lambda row: float(row["return_mean"]))
     assert load_checkpoint(folder / "best.pt")["global_step"] == int(best["global_step"])
+
+
+def test_policies_are_kept_on_demand_and_a_resumed_run_may_begin_to(tmp_path):
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=60, eval_frequency=40)
+    assert not list((tmp_path / "run").glob("policy-*"))
+    resume(SCRIPTS[0], tmp_path / "run", total_timesteps=100, eval_frequency=40, keep_policies=True)
+    kept = sorted((tmp_path / "run").glob("policy-*"))
+    assert [path.name for path in kept] == ["policy-100.pt", "policy-80.pt"]
+    rows = {row["global_step"]: row for row in read_csv(tmp_path / "run" / "evaluations.csv")}
+    for path in kept:
+        state = load_checkpoint(path)
+        assert path.name == f"policy-{state['global_step']}.pt"
+        assert state["evaluation"]["return_mean"] == float(rows[str(state["global_step"])]["return_mean"])
+    assert_same(load_checkpoint(kept[0])["agent"], checkpoint(tmp_path / "run")["agent"], "agent")
 
 
 def test_progress_csv_has_a_line_per_thousand_steps_and_one_for_the_rest_with_finite_losses(finished):

@@ -218,6 +218,17 @@ def test_the_road_s_rules_end_an_episode_that_is_lost_or_stuck():
     assert [road.drive(rules, 0)[1] for _ in range(5)] == [False, False, False, False, True]
 
 
+def test_the_example_of_a_reward_charges_for_leaning():
+    plain = make_env("LunarLander-v3")
+    shaped = make_env("LunarLander-v3", training_wrappers=("docs.examples.upright:Upright,weight=2.0",))
+    plain.reset(seed=3)
+    shaped.reset(seed=3)
+    for _ in range(30):
+        obs, reward, *_ = plain.step(np.array([0, 1], np.float32))
+        assert shaped.step(np.array([0, 1], np.float32))[1] == pytest.approx(reward - 2 * abs(obs[4]))
+    assert abs(obs[4]) > 0.01
+
+
 @pytest.mark.parametrize(
     "text",
     [
