@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter
 
 COLORS = {name: f"C{index}" for index, name in enumerate(TITLES)}
 ABLATION_COLORS = {"ablation-dqn": COLORS["dqn_atari_style"], "ablation-rainbow": COLORS["rainbow"]}
-OTHERS = ["C6", "C7", "C8", "C9", "k", "olive", "navy"]  # of an ablation's parts
+OTHERS = ["C6", "C7", "C8", "C9", "k", "olive", "navy", "deeppink"]  # of an ablation's parts
 MARKS = ["o", "s", "^", "v", "D", "P"]  # of a script and its variants
 LONG = 4  # runs that differ by more than this factor are drawn on a logarithmic axis
 THRESHOLDS = np.linspace(0, 1.5, 151)
