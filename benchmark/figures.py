@@ -12,7 +12,7 @@ from cells import TITLES, environment, interval, is_peer, title
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, NullLocator
 
 COLORS = {name: f"C{index}" for index, name in enumerate(TITLES)}
 ABLATION_COLORS = {"ablation-dqn": COLORS["dqn_atari_style"], "ablation-rainbow": COLORS["rainbow"]}
@@ -122,6 +122,36 @@ def draw_front(heading: str, cells: Mapping[str, list[dict]], anchor: dict | Non
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right", fontsize="small")
+    save(figure, path)
+
+
+def draw_many_envs(rows: list[dict], path: Path):
+    """Steps per second by the number of environments: of these alone, and of whole trainings.
+
+    Args:
+        rows: of many_envs.csv, all of one machine, which the heading names.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for color, env_id in enumerate(dict.fromkeys(row["env_id"] for row in rows)):
+        own = [row for row in rows if row["env_id"] == env_id]
+        numbers = [int(row["num_envs"]) for row in own]
+        for column, what, line in (("environments_alone", "alone", ":"), ("ppo", "PPO", "-")):
+            speeds = [float(row[column]) for row in own]
+            axis.plot(numbers, speeds, ls=line, marker=".", color=f"C{color}", label=f"{env_id}, {what}")
+    machine = rows[0]
+    axis.set(
+        title=f"{machine['processor']} ({machine['kind']}), {machine['cores']} cores",
+        xlabel="parallel environments",
+        ylabel="environment steps per second",
+        xscale="log",
+        yscale="log",
+    )
+    axis.set_xticks(numbers, labels=[str(number) for number in numbers], minor=False)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
     save(figure, path)
 
 

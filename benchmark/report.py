@@ -33,7 +33,7 @@ from cells import (
     rounded,
     title,
 )
-from figures import draw_curves, draw_front, draw_profiles
+from figures import draw_curves, draw_front, draw_many_envs, draw_profiles
 
 from cleanrl_cc.common import errors
 from cleanrl_cc.common.errors import InputError
@@ -339,6 +339,8 @@ def write_report(options: Options):
     page += sections[False]
     page += [ABLATION, *sections[True]] if sections[True] else []
     page += robustness(read_csv(options.results / "robustness.csv"))
+    if many_envs := read_csv(options.results / "many_envs.csv"):  # docs/speed.md shows it
+        draw_many_envs(many_envs, out / "many-envs.svg")
     page += remainder(results, planned)
     with writing(options.out / "benchmarks.md"):
         (options.out / "benchmarks.md").write_text("\n".join(page).rstrip("\n") + "\n")

@@ -56,3 +56,16 @@ def test_the_axis_is_that_of_published_curves(lines):
     assert on_robots.get_xdata().tolist() == [1000, 2000, 3000]
     assert on_dm_control.get_xdata().tolist() == [2000, 4000, 6000]  # environment frames
     assert on_robots.get_ydata().tolist() == [2, 3, 4]
+
+
+def test_the_speed_of_many_environments_is_drawn_with_its_machine(tmp_path):
+    machine = {"processor": "A processor", "kind": "AVX2", "cores": "2"}
+    rows = [
+        machine | {"env_id": env_id, "num_envs": str(number), "environments_alone": "90.5", "ppo": "50.5"}
+        for env_id in ("HalfCheetah-v5", "CarRacing-v3")
+        for number in (1, 16, 256)
+    ]
+    figures.draw_many_envs(rows, tmp_path / "many-envs.svg")
+    text = (tmp_path / "many-envs.svg").read_text()
+    for words in ("A processor (AVX2), 2 cores", "HalfCheetah-v5, alone", "CarRacing-v3, PPO", ">256<"):
+        assert words in text, words
