@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 import tyro
 
 from cleanrl_cc.common.arguments import check_args
@@ -33,6 +34,7 @@ from cleanrl_cc.common.tables import append_csv, start_csv
 
 # of the CSV, after those that describe the machine
 COLUMNS = ("task", "precision", "matmul", "contender", "median", "rounds")
+JAX_ON_GPUS = {"jax_cuda12_plugin", "jax_cuda13_plugin"}
 WARMUP = 300  # random steps before the updates of the off-policy algorithms begin
 MLP = {"script_env": "HalfCheetah-v5", "policy": "MlpPolicy", "steps": 2000}
 OURS = ("cleanrl_cc", "cleanrl_cc-bf16", "cleanrl_cc-compile", "cleanrl_cc-bf16-compile")
@@ -144,8 +146,8 @@ class Options:
     """torch threads, one table each"""
     rounds: Small = 3
     """measurements of each contender"""
-    device: str = "cpu"
-    """cpu or cuda"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """where networks are; CUDA_VISIBLE_DEVICES chooses among GPUs"""
     csv: str | None = None
     """append the measurements to this file"""
     child: str | None = None
@@ -153,7 +155,7 @@ class Options:
 
 
 def measure_ours(task: dict, contender: str, threads: int, options: Options) -> dict:
-    """`steps_per_second`, and the `matmul` library that was chosen."""
+    """`steps_per_second`, and what computed its fp32 products."""
     from cleanrl_cc.common.arguments import preset_args
     from cleanrl_cc.common.runs import Run
 
@@ -190,11 +192,10 @@ def measure_ours(task: dict, contender: str, threads: int, options: Options) -> 
     with tempfile.TemporaryDirectory() as folder:
         args.runs_dir = folder
         script.train(args, TimedRun)
-    return {"steps_per_second": steps_per_second(clock, task), "matmul": args.matmul}
+    return {"steps_per_second": steps_per_second(clock, task), "matmul": matmul(args.matmul, options.device)}
 
 
 def measure_peer(task: dict, contender: str, threads: int, options: Options) -> dict:
-    import torch
     from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
@@ -224,8 +225,16 @@ def measure_peer(task: dict, contender: str, threads: int, options: Options) -> 
     model.learn(WARMUP + task["steps"], callback=Clock())
     return {
         "steps_per_second": steps_per_second(clock, task),
-        "matmul": "jax" if contender == "sbx" else "mkl",
+        "matmul": "jax" if contender == "sbx" else matmul("mkl", options.device),
     }
+
+
+def matmul(library: str, device: str) -> str:
+    """The library of fp32 products: on a GPU cuBLAS, in TF32 or not."""
+    if device == "cpu":
+        return library
+    has_tf32 = torch.cuda.get_device_capability() >= (8, 0)
+    return "cublas TF32" if has_tf32 and torch.get_float32_matmul_precision() != "highest" else "cublas"
 
 
 def steps_per_second(clock: list[tuple[int, float]], task: dict) -> float:
@@ -236,9 +245,15 @@ def steps_per_second(clock: list[tuple[int, float]], task: dict) -> float:
     return (measured[-1][0] - measured[0][0]) / (measured[-1][1] - measured[0][1])
 
 
-def available(contender: str) -> bool:
-    module = {"sb3": "stable_baselines3", "sbx": "sbx"}.get(contender)
-    return module is None or importlib.util.find_spec(module) is not None
+def available(contender: str, device: str) -> bool:
+    """Whether it is installed; and no bf16 on a GPU that has none, where it would be fp32 again."""
+    if "bf16" in contender and device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    modules = {"sb3": {"stable_baselines3"}, "sbx": {"sbx"}}.get(contender, set())
+    installed = {name for name in (*modules, *JAX_ON_GPUS) if importlib.util.find_spec(name)}
+    if contender == "sbx" and device == "cuda" and installed.isdisjoint(JAX_ON_GPUS):
+        return False
+    return modules <= installed
 
 
 def run_child(task: str, contender: str, threads: int, options: Options) -> dict:
@@ -282,7 +297,9 @@ def main():
         f"{machine['processor']} ({machine['kind']}), {machine['cores']} cores, {machine['gpu'] or 'no GPU'}"
     )
     for task in options.tasks:
-        contenders = [contender for contender in TASKS[task]["contenders"] if available(contender)]
+        contenders = [
+            contender for contender in TASKS[task]["contenders"] if available(contender, options.device)
+        ]
         for threads in options.threads:
             speeds = {contender: [] for contender in contenders}
             results = {}
