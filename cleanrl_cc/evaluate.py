@@ -251,8 +251,8 @@ def load_policy(
 def read_checkpoint(source: str | Path, trust: bool) -> tuple[Path, dict]:
     """Where a checkpoint is, and what it holds. Raises InputError as `load_policy`."""
     path = hub.fetch(str(source)) if str(source).startswith(hub.PREFIX) else Path(source)
-    if os.path.isfile(path / "best.pt"):
-        path /= "best.pt"
+    if os.path.isdir(path):
+        path /= "best.pt" if os.path.isfile(path / "best.pt") else "last.pt"
     checkpoint = load_checkpoint(path)
     if not trust:
         remedy = "--trust (in Python trust=True)"
@@ -352,7 +352,7 @@ def output_folder(source: str, path: Path) -> Path:
     """Films and pictures go beside the checkpoint; of a policy on the Hub, into a folder of its name."""
     if source.startswith(hub.PREFIX):
         return Path(source.removeprefix(hub.PREFIX).partition("@")[0].replace("/", "-"))
-    return path if path.is_dir() else path.parent
+    return path.parent
 
 
 # --- sharing ---
@@ -380,7 +380,7 @@ def push(options: Options, repo: str) -> dict:
         film = Path(temporary) / "film.mp4" if draws(policy) else None
         result = play(policy, path, options, film)
         folder = options.dry_run or Path(temporary) / "repository"
-        evaluations = (path if path.is_dir() else path.parent) / "evaluations.csv"
+        evaluations = path.parent / "evaluations.csv"
         hub.write_folder(folder, repo, checkpoint, result, film, evaluations)
         print(options.dry_run or hub.upload(folder, repo), file=sys.stderr)
     return result

@@ -61,6 +61,16 @@ def test_json_is_one_object_and_values_are_drawn(run, capsys):
     assert imageio.imread(run / "value.png").std() > 0
 
 
+def test_a_folder_without_an_evaluation_means_its_last_policy(tmp_path):
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=60)
+    (tmp_path / "run" / "best.pt").unlink()
+    result = evaluate(Options(str(tmp_path / "run"), episodes=1, save_video=True, device="cpu"))
+    assert result["checkpoint"] == str(tmp_path / "run" / "last.pt")
+    assert [film.name for film in (tmp_path / "run" / "videos").iterdir()] == [
+        "evaluation-last-seed-10000.mp4"
+    ]
+
+
 def test_films_and_pictures_go_where_they_are_told(run, tmp_path):
     out = tmp_path / "elsewhere"
     before = sorted(run.rglob("*"))

@@ -39,6 +39,7 @@ from cleanrl_cc.common.rendering import (
     follow,
     frame_source,
     has_mujoco_renderer,
+    hush_mujoco,
     is_car_racing,
     uses_mujoco,
 )
@@ -164,6 +165,8 @@ def _make(
     known = any(name in str(spec.entry_point) for name in (*MUJOCO_MODULES, "shimmy"))
     if known and (renders or "MUJOCO_GL" in os.environ):
         choose_gl_backend()
+    if known:
+        hush_mujoco()
     try:
         env = gym.make(spec, disable_env_checker=True, **kwargs)
     except InputError:

@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,10 @@ class Log:
                 self.bar = tqdm(
                     total=self.args.total_timesteps, initial=first_step, unit="step", dynamic_ncols=True
                 )
-        self.first_step = self.logged_step = first_step
-        self.started_at = self.logged_at = self.shown_at = self.looked_at = time.perf_counter()
+        self.logged_step = first_step
+        self.started_at = self.logged_at = self.looked_at = time.perf_counter()
+        # of the last lines without a terminal: time, step, and seconds of evaluations and checkpoints so far
+        self.shown = deque([(self.started_at, first_step, 0.0)], maxlen=4)
         self.weighed_at = -math.inf
         # seconds of evaluations and checkpoints: since the start, and until the last log line
         self.untimed = self.logged_untimed = 0.0
@@ -97,9 +100,9 @@ class Log:
                 config={"algorithm": self.algorithm} | asdict(self.args),
             )
         except wandb.Error as error:
-            raise InputError(
-                f"--track: {error}. Run `wandb login`, set WANDB_MODE=offline, or leave it out."
-            ) from error
+            reason = str(error).rstrip(".")
+            remedy = "Run `wandb login`, set WANDB_MODE=offline, or leave it out."
+            raise InputError(f"--track: {reason}. {remedy}") from error
         self.tracker.define_metric("global_step")
         # W&B's own step may not go back, ours does after a resume
         self.tracker.define_metric("*", step_metric="global_step")
@@ -253,12 +256,13 @@ class Log:
             shown = {"return": f"{self.last_return:.1f}", "memory": f"{taken:.1f} GB"}
             self.bar.set_postfix(shown, refresh=False)
             self.bar.update(global_step - self.bar.n)
-        elif now - self.shown_at > 30:
-            self.shown_at = now
+        elif now - self.shown[-1][0] > 30:
+            shown_at, shown_step, untimed = self.shown[0]  # not the start: steps without updates are fast
+            self.shown.append((now, global_step, self.untimed))
             total = self.args.total_timesteps
-            steps = global_step - self.first_step
-            seconds = self.shown_at - self.started_at
-            sps = steps / max(seconds - self.untimed, 1e-9)
+            steps = global_step - shown_step
+            seconds = now - shown_at
+            sps = steps / max(seconds - (self.untimed - untimed), 1e-9)
             # with the evaluations and checkpoints to come
             left = (total - global_step) * seconds / max(steps, 1) / 60
             self.say(

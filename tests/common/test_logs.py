@@ -142,6 +142,19 @@ def test_without_a_terminal_progress_is_a_line_every_half_minute(tmp_path, monke
     assert re.fullmatch(form, lines[-1])
 
 
+def test_the_time_left_is_told_at_the_pace_of_the_last_minutes(tmp_path, monkeypatch, capsys):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(logs, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    log = Log(SimpleNamespace(total_timesteps=100_000, track=False), writes=True)
+    log.folder = tmp_path
+    log._open_log(first_step=0, tracker_id=None)
+    for clock.now in range(1, 1000):
+        log.show_progress(1000 * min(clock.now, 10) + 10 * max(clock.now - 10, 0))  # updates begin after 10 s
+    last = capsys.readouterr().err.splitlines()[-1]
+    log._close_log()
+    assert re.match(r"step 19,\d+ of 100,000  10 steps/s .* 13\d min left", last), last
+
+
 def test_a_terminal_shows_a_bar(tmp_path, monkeypatch):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))  # rows and columns
@@ -296,8 +309,8 @@ def test_wandb_that_refuses_is_one_sentence(tmp_path, monkeypatch):
         pass
 
     def refuse(**_):
-        raise Refusal("not logged in")
+        raise Refusal("not logged in.")
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse, Error=Refusal))
     message = input_error(train, SCRIPTS[0], tmp_path / "run", track=True)
-    assert "--track" in message and "not logged in" in message and "wandb login" in message
+    assert message.startswith("--track: not logged in. Run `wandb login`")
