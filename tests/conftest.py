@@ -1,9 +1,10 @@
-"""An environment with known answers, registered for every test; one thread, for pytest -n."""
+"""An environment with known answers, registered for every test; one thread a process, for pytest -n."""
 
 import importlib.util
 import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start
 
 import gymnasium as gym
 import numpy as np
@@ -44,6 +45,15 @@ def fresh_counts(monkeypatch):
 @pytest.fixture
 def two_cores(monkeypatch):
     monkeypatch.setattr("cleanrl_cc.common.envs.usable_cores", lambda: 2)
+
+
+@pytest.fixture(scope="module")
+def short_laps():
+    """CarRacing's episodes are cut after 200 frames, in this process and its children: an evaluation takes a
+    fifth of the time, and training has ends, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gym.spec("cleanrl_cc/FastCarRacing-v3"), "max_episode_steps", 200)
+        yield
 
 
 class Counting(gym.Env):

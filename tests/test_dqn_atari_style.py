@@ -12,6 +12,8 @@ from helpers import PIXELS, checkpoint, load_script, parse, replay, train
 from cleanrl_cc import dqn_atari_style, rainbow
 from cleanrl_cc.common.tables import read_csv
 
+pytestmark = pytest.mark.usefixtures("short_laps")
+
 BINS = {
     "bins": ({"total_timesteps": 100}, (1, 3)),
     "discrete": ({"env_id": "CartPole-v1", "total_timesteps": 100}, (1, 2)),

@@ -26,7 +26,7 @@ from helpers import (
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.tables import read_csv
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_laps")]
 
 VECTOR = {"total_timesteps": 1100}
 PROBLEMS = {"vector": VECTOR, "pixels": PIXELS}

@@ -12,7 +12,7 @@ from helpers import PIXELS, ROOT, SCRIPTS, input_error, train
 
 from cleanrl_cc.evaluate import Options, Policy, export_policy, main, read_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_laps")]
 
 onnxruntime = pytest.importorskip("onnxruntime")
 TASKS = {

@@ -21,7 +21,7 @@ from cleanrl_cc.common.updates import (
     unpacked,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_laps")]
 
 PROBLEMS = {"state": {}, "pixels": PIXELS}
 # At least 50 updates. Off-policy they come in the last three steps, so that all learn from the same steps: an
