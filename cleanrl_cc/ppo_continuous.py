@@ -37,7 +37,8 @@ from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.distributed import connect, mean_over_processes, size, sum_over_processes, take_rank
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
-from cleanrl_cc.common.machine import Fp32Linear, require_memory, start_torch, to_device
+from cleanrl_cc.common.layers import ByteConv2d, Fp32Linear
+from cleanrl_cc.common.machine import require_memory, start_torch, to_device
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Real, Size, Small, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 from cleanrl_cc.common.updates import Adam, clip, compile_policy, compile_update, to_device_at_once
@@ -176,7 +177,7 @@ class Encoder(nn.Module):
     def __init__(self, obs_shape: tuple[int, ...], channels: int, feature_dim: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
-        first = orthogonal(nn.Conv2d(obs_shape[0], channels, 8, stride=4))
+        first = orthogonal(ByteConv2d(obs_shape[0], channels, 8, stride=4))
         second = orthogonal(nn.Conv2d(channels, 2 * channels, 4, stride=2))
         third = orthogonal(nn.Conv2d(2 * channels, 2 * channels, 3))
         convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
@@ -185,13 +186,7 @@ class Encoder(nn.Module):
         self.linear = nn.Sequential(orthogonal(nn.Linear(out_dim, feature_dim)), nn.ReLU())
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first layer takes bytes, exact in bf16, too
-        first = self.convolutions[0]
-        bias = first.bias - first.weight.sum(dim=(1, 2, 3)) / 2
-        dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
-        images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(images, first.weight / 255, bias, first.stride)
-        return self.linear(self.convolutions[1:](x))
+        return self.linear(self.convolutions(obs))
 
 
 def mlp(sizes: list[int], activation: type[nn.Module], last_gain: float) -> nn.Sequential:

@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
-from cleanrl_cc.common.machine import Fp32Linear, place_buffer, start_torch, to_device
+from cleanrl_cc.common.layers import ByteConv2d, Fp32Linear
+from cleanrl_cc.common.machine import place_buffer, start_torch, to_device
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 from cleanrl_cc.common.updates import Adam, compile_policy, compile_update
@@ -127,7 +128,7 @@ class Encoder(nn.Module):
     def __init__(self, obs_shape: tuple[int, ...], channels: int):
         super().__init__()
         require(obs_shape[1] >= 36, "image_size", obs_shape[1], "at least 36 for three convolutions")
-        first = nn.Conv2d(obs_shape[0], channels, 8, stride=4)
+        first = ByteConv2d(obs_shape[0], channels, 8, stride=4)
         second = nn.Conv2d(channels, 2 * channels, 4, stride=2)
         third = nn.Conv2d(2 * channels, 2 * channels, 3)
         convolutions = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Flatten())
@@ -135,13 +136,7 @@ class Encoder(nn.Module):
         self.out_dim = self(torch.zeros(1, *obs_shape, dtype=torch.uint8)).shape[1]
 
     def forward(self, obs: Tensor) -> Tensor:
-        # W (x / 255 - ½) + b = (W / 255) x + (b - ½ Σ W): the first layer takes bytes, exact in bf16, too
-        first = self.convolutions[0]
-        bias = first.bias - first.weight.sum(dim=(1, 2, 3)) / 2
-        dtype = torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32
-        images = obs.contiguous(memory_format=torch.channels_last).to(dtype)
-        x = F.conv2d(images, first.weight / 255, bias, first.stride)
-        return self.convolutions[1:](x)
+        return self.convolutions(obs)
 
 
 def trunk(in_dim: int, feature_dim: int) -> nn.Module:

@@ -165,15 +165,6 @@ def shortest(function) -> float:
     return min(seconds)
 
 
-class Fp32Linear(nn.Linear):
-    """The last layer of a network, in fp32 under autocast, too: bf16
-    would round what it returns to 8 bits."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
-
-
 def find_device(name: str) -> torch.device:
     """A torch device from "auto", "cpu", "cuda" or "cuda:1". Raises InputError where it is not there."""
     if name == "auto":
