@@ -102,7 +102,6 @@ EIGHT = {"num_envs": 8, "num_steps": 256, "eval_frequency": 50_000, "checkpoint_
 # Stable-Baselines3 zoo, ppo.yml (-v3, LunarLanderContinuous-v2): its 512 steps per rollout, here of 8
 # environments. The total_timesteps are ours.
 ZOO = EIGHT | {"total_timesteps": 2_000_000, "num_steps": 64, "num_epochs": 20, "clip_coef": 0.1}
-ZOO |= {"max_grad_norm": 1.0}
 TIANSHOU = EIGHT | {"vf_coef": 0.25, "initial_log_std": -0.5, **LINEAR}  # examples/mujoco/mujoco_ppo.py
 PIXELS = EIGHT | {"num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005}  # our own runs
 PIXELS |= {**LINEAR, "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
@@ -113,7 +112,7 @@ PRESETS = {
     | {"max_grad_norm": 0.8},
     "Walker2d-v[45]": ZOO
     | {"num_minibatches": 16, "learning_rate": 5.05041e-5, "ent_coef": 0.000585045, "vf_coef": 0.871923}
-    | {**LINEAR},
+    | {"max_grad_norm": 1.0, **LINEAR},
     "Ant-v[45]": TIANSHOU | {"total_timesteps": 3_000_000},
     "Hopper-v[45]": TIANSHOU | {"total_timesteps": 2_000_000},
     # Sample Factory, mujoco_params.py, without its KL loss: 4096 steps per rollout, here of 8 environments
@@ -123,7 +122,6 @@ PRESETS = {
     "LunarLander-v3": {"num_envs": 16, "num_steps": 1024, "num_minibatches": 256, "num_epochs": 4}
     | {"gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01, "normalize": False, **LINEAR}
     | {"total_timesteps": 3_000_000, "eval_frequency": 50_000},
-    # our own runs
     "CarRacing-v3": PIXELS | {"action_repeat": 4, "training_wrappers": ("Patience,frames=100",)},
     # DrQ-v2, table 2
     "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},
@@ -134,20 +132,19 @@ PRESETS = {
 
 
 def moments(rows: Tensor) -> tuple[int | Tensor, Tensor, Tensor]:
-    """Number, mean and variance (*shape) of the rows (B, *shape) of all processes, whose B may differ."""
+    """Number, variance and mean (*shape) of the rows (B, *shape) of all processes, whose B may differ."""
     if size() == 1:
-        return len(rows), rows.mean(0), rows.var(0, correction=0)
+        return len(rows), *torch.var_mean(rows, dim=0, correction=0)
     rows64 = rows.double()  # a sum of squares needs the digits
     sums = torch.stack([torch.ones_like(rows64).sum(0), rows64.sum(0), rows64.square().sum(0)])
     num_rows, total, squares = sum_over_processes(sums)
     mean = total / num_rows
     var = (squares / num_rows - mean.square()).clamp(min=0)
-    return num_rows.max().long(), mean.to(rows.dtype), var.to(rows.dtype)
+    return num_rows.max().long(), var.to(rows.dtype), mean.to(rows.dtype)
 
 
 class RunningStatistics(nn.Module):
-    """Mean and variance of all rows ever given, in a checkpoint like weights. In float64:
-    float32 makes noise of a large constant."""
+    """Mean and variance of all rows ever given, in float64: float32 makes noise of a large constant."""
 
     def __init__(self, *shape: int):
         super().__init__()
@@ -157,7 +154,7 @@ class RunningStatistics(nn.Module):
 
     def update(self, rows: Tensor):
         """Adds `rows` (B, *shape), and those of other processes: two sets in one (Chan et al. 1983)."""
-        num_rows, mean, var = moments(rows.double())
+        num_rows, var, mean = moments(rows.double())
         self.count += num_rows
         share = num_rows / self.count.double()
         delta = mean - self.mean
@@ -214,36 +211,25 @@ class Normal(NamedTuple):
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
 
 
-class Beta(NamedTuple):
+class Beta(torch.distributions.Beta):
     """A Beta distribution per dimension, stretched from [0, 1] to [-1, 1] (Chou et al. 2017)."""
-
-    a: Tensor  # (B, A), above 1: one peak
-    b: Tensor  # (B, A)
 
     @property
     def mean(self) -> Tensor:
-        return 2 * self.a / (self.a + self.b) - 1
+        return 2 * self.concentration1 / (self.concentration1 + self.concentration0) - 1
 
     def sample(self) -> Tensor:
-        x = torch._standard_gamma(self.a)
-        y = torch._standard_gamma(self.b)
+        x = torch._standard_gamma(self.concentration1)
+        y = torch._standard_gamma(self.concentration0)
         return 2 * x / (x + y) - 1
 
     def log_prob(self, actions: Tensor) -> Tensor:
         # log Beta(x; a, b) = (a - 1) log x + (b - 1) log(1 - x) - log B(a, b),  x = (1 + action) / 2: - log 2
         x = ((1 + actions) / 2).clamp(1e-6, 1 - 1e-6)
-        powers = (self.a - 1) * x.log() + (self.b - 1) * (-x).log1p()
-        return (powers - self.log_beta() - math.log(2)).sum(dim=1)
+        return (super().log_prob(x) - math.log(2)).sum(dim=1)
 
     def entropy(self) -> Tensor:
-        # H = log B(a, b) - (a - 1) ψ(a) - (b - 1) ψ(b) + (a + b - 2) ψ(a + b), and + log 2
-        a, b = self
-        total = a + b
-        powers = (a - 1) * a.digamma() + (b - 1) * b.digamma() - (total - 2) * total.digamma()
-        return (self.log_beta() - powers + math.log(2)).sum(dim=1).mean()
-
-    def log_beta(self) -> Tensor:
-        return self.a.lgamma() + self.b.lgamma() - (self.a + self.b).lgamma()
+        return (super().entropy() + math.log(2)).sum(dim=1).mean()
 
 
 # --- agent ---
@@ -289,7 +275,8 @@ class Agent(nn.Module):
             values = self.critic(features).float().squeeze(1)
         if self.log_std is not None:
             return Normal(parameters, self.log_std), values
-        return Beta(*(F.softplus(parameters) + 1).chunk(2, dim=1)), values
+        a, b = (F.softplus(parameters) + 1).chunk(2, dim=1)  # above 1: one peak
+        return Beta(a, b, validate_args=False), values
 
     def normalize(self, obs: np.ndarray | Tensor) -> Tensor:
         """Observations on the device; vectors scaled to mean 0 and variance 1 of those seen in training."""
@@ -323,9 +310,7 @@ class Agent(nn.Module):
         _, values = self(self.normalize(obs))
         return (values * self.return_statistics.var.sqrt()).cpu().numpy()
 
-    def update(
-        self, buffer: "RolloutBuffer", next_obs: np.ndarray, rng: np.random.Generator
-    ) -> dict[str, Tensor]:
+    def update(self, buffer: "RolloutBuffer", next_obs: np.ndarray, rng: np.random.Generator) -> dict:
         """Learns from a full buffer, after which came `next_obs`, and empties it."""
         args = self.args
         to_tensor = partial(to_device, device=self.device)
@@ -351,7 +336,7 @@ class Agent(nn.Module):
             self.num_updates += args.num_minibatches
             # KL(old | new) ≈ E[(ρ - 1) - log ρ],  ρ = π(a|s) / π_old(a|s): Schulman's k3, at least 0
             log_ratio = torch.cat(log_ratios)
-            _, approx_kl, _ = moments(log_ratio.expm1() - log_ratio)
+            _, _, approx_kl = moments(log_ratio.expm1() - log_ratio)
             if args.target_kl is not None and approx_kl > args.target_kl:
                 break
 
@@ -369,16 +354,12 @@ class Agent(nn.Module):
             "losses/explained_variance": 1 - unexplained,
         }
 
-    def update_minibatch(
-        self, obs, actions, old_log_probs, old_values, advantages, returns
-    ) -> tuple[Tensor, ...]:
+    def update_minibatch(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple:
         """One gradient step, which --compile makes one graph. Takes normalised observations (B, *obs_shape),
         actions (B, A), the others (B,); returns policy loss, value loss, entropy and log-ratios (B,)."""
         policy, values = self(obs)
-        std, mean = torch.std_mean(advantages)
-        if size() > 1:  # of the minibatches of all processes
-            num_rows, mean, var = moments(advantages)
-            std = (var * num_rows / (num_rows - 1)).sqrt()
+        num_rows, var, mean = moments(advantages)  # of the minibatches of all processes
+        std = (var * (num_rows / (num_rows - 1))).sqrt()
         advantages = (advantages - mean) / (std + 1e-8)
         # L(π) = E[min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)]  (Schulman et al. 2017, equation 7)
         log_ratio = policy.log_prob(actions) - old_log_probs
@@ -394,8 +375,7 @@ class Agent(nn.Module):
         entropy = policy.entropy()
         loss = policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy
         gradients = torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True)
-        if size() > 1:
-            gradients = mean_over_processes(gradients, len(obs))
+        gradients = mean_over_processes(gradients, len(obs))
         self.optimizer.step(clip(gradients, self.args.max_grad_norm))
         return tuple(part.detach() for part in (policy_loss, value_loss, entropy, log_ratio))
 
@@ -508,8 +488,7 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
             progress = previous_step / args.total_timesteps
             cosine = (1 + math.cos(math.pi * progress)) / 2
             schedules = {"constant": 1.0, "linear": 1 - progress, "cosine": cosine}
-            learning_rate = args.learning_rate * schedules[args.learning_rate_schedule]
-            agent.optimizer.learning_rate.fill_(learning_rate)
+            agent.optimizer.learning_rate.fill_(args.learning_rate * schedules[args.learning_rate_schedule])
             metrics = agent.update(buffer, obs, rng)
 
         # 5. log

@@ -5,7 +5,6 @@ Each plays in environments of its own. All begin with the weights of rank 0 and 
 """
 
 import os
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -69,13 +68,15 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def mean_over_processes(gradients: Sequence[Tensor], num_rows: int) -> list[Tensor]:
-    """Gradients of the mean over the rows of all processes, of which this one has `num_rows`."""
+def mean_over_processes(tensors: tuple[Tensor, ...], num_rows: int) -> tuple[Tensor, ...]:
+    """Means over the rows of all processes, from those over the `num_rows` of each."""
+    if size() == 1:
+        return tensors
     # the last element counts the rows
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), gradients[0].new_ones(1)])
+    flat = torch.cat([*(tensor.flatten() for tensor in tensors), tensors[0].new_ones(1)])
     total = sum_over_processes(flat * num_rows)
-    means = (total[:-1] / total[-1]).split([gradient.numel() for gradient in gradients])
-    return [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)]
+    means = (total[:-1] / total[-1]).split([tensor.numel() for tensor in tensors])
+    return tuple(mean.view_as(tensor) for mean, tensor in zip(means, tensors, strict=True))
 
 
 def exchange(*numbers: int) -> list[list[int]]:
