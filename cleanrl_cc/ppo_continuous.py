@@ -493,18 +493,11 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
 
         # 5. log
         run.log_episodes(global_step, infos)
-        run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            learning_rate = agent.optimizer.learning_rate.item()
-            charts = {"charts/num_updates": agent.num_updates, "charts/learning_rate": learning_rate}
-            run.log(global_step, metrics | charts)
+            run.log(global_step, metrics | {"charts/learning_rate": agent.optimizer.learning_rate})
 
         # 6. evaluate and checkpoint
-        if crossed(global_step, previous_step, args.eval_frequency):
-            run.evaluate(global_step)
-        if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
-            run.save(global_step, metrics)
-        run.exit_if_stopped()
+        run.evaluate_and_save(global_step, previous_step, metrics)
 
     return run.finish(global_step, metrics)
 

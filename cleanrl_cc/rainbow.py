@@ -513,20 +513,14 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
 
         # 5. log
         run.log_episodes(global_step, infos)
-        run.show_progress(global_step)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
             if metrics.get("losses/edge_mass", 0) > 0.2:  # [c51]
                 support = f"--v-min {args.v_min:g} to --v-max {args.v_max:g}"
                 run.warn(f"a fifth of the returns is outside {support}: widen it, or lower --reward-scale.")
-            charts = {"charts/num_updates": agent.num_updates, "charts/epsilon": epsilon, "charts/beta": beta}
-            run.log(global_step, metrics | charts)
+            run.log(global_step, metrics | {"charts/epsilon": epsilon, "charts/beta": beta})
 
         # 6. evaluate and checkpoint
-        if crossed(global_step, previous_step, args.eval_frequency):
-            run.evaluate(global_step)
-        if crossed(global_step, previous_step, args.checkpoint_frequency) or run.stop_signal:
-            run.save(global_step, metrics)
-        run.exit_if_stopped()
+        run.evaluate_and_save(global_step, previous_step, metrics)
 
     return run.finish(global_step, metrics)
 

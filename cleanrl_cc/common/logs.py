@@ -21,7 +21,7 @@ from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import gone, to_disk, writing
 from cleanrl_cc.common.memory import free_memory, taken_memory
 from cleanrl_cc.common.scripts import start_command
-from cleanrl_cc.common.tables import append_csv
+from cleanrl_cc.common.tables import append_csv, cut_csv
 
 CSV_FILES = ("progress.csv", "evaluations.csv")
 
@@ -123,8 +123,8 @@ class Log:
         return self.earlier_seconds + time.perf_counter() - self.started_at
 
     def log_episodes(self, global_step: int, infos: dict):
-        """Takes the ended episodes out of a vector environment's `infos`; of
-        several processes, those of rank 0."""
+        """Takes the ended episodes out of a vector environment's `infos`, of several processes those of
+        rank 0, and shows how far the run is."""
         if not self.writes:
             return
         for index in np.flatnonzero(infos.get(f"_{EPISODE}", [])):
@@ -134,6 +134,7 @@ class Log:
             self._scalars(
                 global_step, {"charts/episodic_return": self.last_return, "charts/episodic_length": length}
             )
+        self.show_progress(global_step)
 
     def log(self, global_step: int, metrics: dict):
         """Writes a line of progress.csv: `metrics` (floats or tensors), speed, and means
@@ -164,6 +165,20 @@ class Log:
             "progress.csv", self._clock(global_step) | {"charts/episodes": len(self.episodes)} | values
         )
         self.episodes = []
+
+    def _log_last(self, global_step: int, metrics: dict):
+        """The line of what came after the last full period. Its episodes stay for the next full line, should
+        the run be made longer: that line is then the one of a run that was longer from the start."""
+        episodes = self.episodes
+        self.log(global_step, metrics)
+        self.episodes = episodes
+
+    def _cut_logs(self, global_step: int, lines: dict[str, int]):
+        """Takes off what came after a checkpoint, which also says how many lines each file had."""
+        for name in CSV_FILES:
+            self.lines[name], damage = cut_csv(self.folder / name, global_step, lines.get(name))
+            if damage:
+                self.say(damage)
 
     def _weigh(self) -> tuple[float, float]:
         """GB that the run takes, and that are still free on the machine or in its container; looked at every

@@ -33,17 +33,15 @@ from cleanrl_cc.common.evaluation import EVALUATION_SEED, Film, play_episodes, s
 from cleanrl_cc.common.files import FolderLock
 from cleanrl_cc.common.folders import new_folder, write_description
 from cleanrl_cc.common.interruption import Interruptible
-from cleanrl_cc.common.logs import CSV_FILES
 from cleanrl_cc.common.machine import unwatch_networks
 from cleanrl_cc.common.scripts import script_name
-from cleanrl_cc.common.tables import cut_csv
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 
 
 class Run(Interruptible):
-    """One training run and everything that is written of it: `begin`, then `evaluate` and `save` from time to
-    time, then `finish`. Nothing is written before `begin`.
+    """One training run and everything that is written of it: `begin`, then `evaluate_and_save` after each
+    step, then `finish`. Nothing is written before `begin`.
 
     In a run of several processes all call every method; that of rank 0 alone says and writes anything.
 
@@ -118,7 +116,7 @@ class Run(Interruptible):
             checkpoint = Checkpoint.load(path, self.algorithm)
             obs, autoreset = self._restore(path, checkpoint)
             if self.writes:
-                self._cut_logs(checkpoint)
+                self._cut_logs(checkpoint.global_step, checkpoint.lines)
         except InputError:
             if self.lock:
                 self.lock.release()
@@ -158,18 +156,24 @@ class Run(Interruptible):
         self.episodes = checkpoint.episodes
         return obs, autoreset
 
-    def _cut_logs(self, checkpoint: Checkpoint):
-        for name in CSV_FILES:
-            path = self.folder / name
-            self.lines[name], damage = cut_csv(path, checkpoint.global_step, checkpoint.lines.get(name))
-            if damage:
-                self.say(damage)
-
     def _open(self, first_step: int, tracker_id: str | None):
         if self.writes:
             write_description(self.folder, self.args, self.algorithm)
         self._open_log(first_step, tracker_id)
         self._take_signals()
+
+    # After each step
+
+    def log(self, global_step: int, metrics: dict):
+        super().log(global_step, metrics | {"charts/num_updates": self.agent.num_updates})
+
+    def evaluate_and_save(self, global_step: int, previous_step: int, metrics: dict):
+        """What is due by `eval_frequency` and `checkpoint_frequency`; upon a signal it saves, and exits."""
+        if crossed(global_step, previous_step, self.args.eval_frequency):
+            self.evaluate(global_step)
+        if crossed(global_step, previous_step, self.args.checkpoint_frequency) or self.stop_signal:
+            self.save(global_step, metrics)
+        self.exit_if_stopped()
 
     # Evaluation
 
@@ -244,16 +248,9 @@ class Run(Interruptible):
         metrics = self._finite(global_step, metrics)
         self._require_finite(global_step)
         if global_step >= self.args.total_timesteps and global_step > self.logged_step:
-            self._log_last(global_step, metrics | {"charts/num_updates": self.agent.num_updates})
+            self._log_last(global_step, metrics)
         with self._untimed():
             self._save(global_step, metrics)
-
-    def _log_last(self, global_step: int, metrics: dict):
-        """The line of what came after the last full period. Its episodes stay for the next full line, should
-        the run be made longer: that line is then the one of a run that was longer from the start."""
-        episodes = self.episodes
-        self.log(global_step, metrics)
-        self.episodes = episodes
 
     def _save(self, global_step: int, metrics: dict):
         arrays = {self.replay_prefix + name: values for name, values in self.buffer.arrays().items()}
