@@ -2,8 +2,7 @@
 
     python cleanrl_cc/ddpg.py --env-id HalfCheetah-v5
 
-Papers: DDPG, Lillicrap et al. 2015, arXiv:1509.02971; from pixels DrQ-v2, Yarats et al. 2021,
-arXiv:2107.09645.
+Papers: DDPG, Lillicrap et al. 2015, arXiv:1509.02971; on pixels DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
 
 The ideas: Q-learning with continuous actions, where an actor learns to give the action of the highest value;
 a replay buffer; targets that follow slowly. `--batch-norm --exploration-noise-type ou` adds the paper's

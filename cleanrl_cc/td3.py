@@ -2,7 +2,7 @@
 
     python cleanrl_cc/td3.py --env-id HalfCheetah-v5
 
-Papers: TD3, Fujimoto et al. 2018, arXiv:1802.09477; from pixels DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
+Papers: TD3, Fujimoto et al. 2018, arXiv:1802.09477; on pixels DrQ-v2, Yarats et al. 2021, arXiv:2107.09645.
 
 Three ideas beyond ddpg.py, against values that are overestimated: the target is the minimum of two
 critics; noise on the target's action smooths the value around it; the actor and all targets move only
@@ -10,9 +10,9 @@ at every second update of the critics.
 
 Differs from the paper:
 - Networks, batch and learning rate are those of the authors' later code: two layers of 256, 256 transitions,
-  3e-4 (Hopper: 1e-3).
+  3e-4 (Hopper: 1e-3). Pixels have no delay.
 - On pixels: random shift, one encoder that learns from the critic alone and has no target, n-step returns,
-  falling exploration noise and no delay, as in DrQ-v2. LunarLander has n-step returns, too.
+  and falling exploration noise, as in DrQ-v2. LunarLander has n-step returns, too.
 """
 
 import math
@@ -162,7 +162,7 @@ class TwinLinear(nn.Module):
         return torch.baddbmm(bias, x, weight)
 
 
-def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type = nn.Linear, last: type = Fp32Linear):
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, linear: type, last: type) -> nn.Sequential:
     relu = nn.ReLU(inplace=True)  # 2 % of an update
     hidden = [linear(in_dim, hidden_dim), relu, linear(hidden_dim, hidden_dim), relu]
     return nn.Sequential(*hidden, last(hidden_dim, out_dim))
@@ -174,7 +174,7 @@ class Actor(nn.Module):
     def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
         super().__init__()
         self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
-        self.layers = mlp(feature_dim or in_dim, hidden_dim, action_dim)
+        self.layers = mlp(feature_dim or in_dim, hidden_dim, action_dim, nn.Linear, Fp32Linear)
 
     def forward(self, encoding: Tensor) -> Tensor:
         return torch.tanh(self.layers(self.trunk(encoding)).float())
