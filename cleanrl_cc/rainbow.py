@@ -9,8 +9,8 @@ the weights explores (1706.10295); [n-step] n rewards before bootstrapping; [c51
 not its mean (1707.06887). With [double] alone this is dqn_atari_style.py on several dimensions.
 
 Differs from the paper:
-- Rewards are scaled, not clipped, and the support of returns follows: see `PRESETS`.
-- Gradients are clipped by their norm. Both streams share their input noise.
+- Rewards are scaled, not clipped: see `PRESETS`. Gradients are clipped by their norm.
+- The support of returns follows the scale of rewards. Both streams share their input noise.
 - Continuous actions as in dqn_atari_style.py, with the mixture of the dimensions' distributions.
 """
 
@@ -36,6 +36,7 @@ from cleanrl_cc.common.layers import ByteConv2d
 from cleanrl_cc.common.machine import place_buffer, start_torch, to_device
 from cleanrl_cc.common.ranges import Bins, Count, Nonnegative, Positive, Real, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
+from cleanrl_cc.common.sum_tree import SumTree
 from cleanrl_cc.common.updates import Adam, clip, compile_policy, compile_update
 
 # --- arguments ---
@@ -103,15 +104,13 @@ class Args(RunArgs):
 ZOO = {"total_timesteps": 100_000, "buffer_size": 50_000, "batch_size": 128, "learning_starts": 1_000}
 ZOO |= {"updates_per_step": 1.0, "learning_rate": 6.3e-4, "epsilon_steps": 12_000, "epsilon_end": 0.1}
 ZOO |= {"hidden_dim": 256}
-ZOO |= {"beta_steps": 100_000}
 PRESETS = {
     "CartPole-v1": ZOO
     | {"total_timesteps": 50_000, "batch_size": 64, "updates_per_step": 0.5, "learning_rate": 2.3e-3}
     | {"beta_steps": 50_000, "v_min": 0.0, "v_max": 100.0}
     | {"target_update_frequency": 128, "epsilon_steps": 8_000, "epsilon_end": 0.04},
-    "LunarLander-v3": ZOO | {"action_set": "native", "v_min": -200.0, "v_max": 200.0},
-    "Acrobot-v1": ZOO | {"v_min": -100.0, "v_max": 0.0},
-    # Five actions: 852 after 30,000 steps, two axes of three bins 774
+    "LunarLander-v3": ZOO | {"action_set": "native", "beta_steps": 100_000, "v_min": -200.0, "v_max": 200.0},
+    "Acrobot-v1": ZOO | {"beta_steps": 100_000, "v_min": -100.0, "v_max": 0.0},
     "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4}
     | {"training_wrappers": ("Patience,frames=200",), "checkpoint_frequency": 10_000, "buffer_size": 150_000}
     | {"batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3}
@@ -208,27 +207,25 @@ class Batch(NamedTuple):
     terminations: Tensor  # (B,) 1.0 where the episode terminated inside the window, and nothing is beyond
     gammas: Tensor  # (B,) gamma ** number of rewards summed
     weights: Tensor  # (B,) [per] importance weights
-    nodes: Tensor  # (B,) int64 [per] where their priorities are
+    places: Tensor  # (2, B) int64 [per] rows and environments
 
 
 class Agent(nn.Module):
-    """The networks and their optimizer: how they act and how they learn. A Discrete space is one dimension
-    whose bins are its actions."""
+    """The networks and their optimizer. A Discrete space is one dimension whose bins are its actions."""
 
     def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
         super().__init__()
         self.args = args
         self.device = device
         self.action_shape = action_space.shape or ()  # (A,), or () of a Discrete space
-        self.num_dims = math.prod(action_space.shape or ())  # A, or 1
+        self.num_dims = math.prod(self.action_shape)  # A, or 1
         if isinstance(action_space, Discrete):  # what each bin is to the environment
             self.bin_actions = action_space.start + np.arange(action_space.n)
         else:
             self.bin_actions = np.linspace(-1, 1, args.bins, dtype=np.float32)
         self.double = "double" in args.components
         self.c51 = "c51" in args.components
-        atoms = torch.linspace(args.v_min, args.v_max, args.num_atoms)  # (K,)
-        self.register_buffer("atoms", atoms, persistent=False)  # [c51]
+        self.atoms = torch.linspace(args.v_min, args.v_max, args.num_atoms, device=device)  # [c51] (K,)
         sizes = (obs_space.shape, self.num_dims, len(self.bin_actions))
         self.q_network = QNetwork(args, *sizes)
         self.q_target = QNetwork(args, *sizes).requires_grad_(False)
@@ -237,14 +234,13 @@ class Agent(nn.Module):
         self.q_optimizer = Adam(self.q_network.parameters(), args.learning_rate, eps=1.5e-4)
         self.optimizers = {"q": self.q_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
-        self.shifts = args.random_shift and len(obs_space.shape) == 3
         self.num_updates = 0
         if args.compile:
             self.update_critic = compile_update(self.update_critic, args, device)
             self.policy = compile_policy(self.policy, args, device)
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions, (N, A) in [-1, 1] or (N,) integers, for (N, *obs_shape); deterministic: no noise."""
+        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers."""
         # As Q is a mean over dimensions, each chooses for itself.
         bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)  # (N, D)
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
@@ -273,8 +269,7 @@ class Agent(nn.Module):
     def project(self, probs: Tensor, rewards: Tensor, gammas: Tensor) -> Tensor:  # [c51]
         """The distribution of R + γ Z on the atoms of Z, (B, K) (Bellemare et al. 2017, equation 7)."""
         # m_i = Σ_k p_k max(0, 1 - |clamp(R + γ z_k) - z_i| / Δz): an atom hit exactly takes all of p_k
-        moved = rewards[:, None] + gammas[:, None] * self.atoms  # (B, K)
-        moved = moved.clamp(self.args.v_min, self.args.v_max)
+        moved = (rewards[:, None] + gammas[:, None] * self.atoms).clamp(self.args.v_min, self.args.v_max)
         distances = (moved[:, None, :] - self.atoms[:, None]).abs()  # (B, i, k)
         shares = (1 - distances / (self.atoms[1] - self.atoms[0])).clamp(min=0)
         return (shares * probs[:, None, :]).sum(dim=2)
@@ -299,7 +294,7 @@ class Agent(nn.Module):
 
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What --compile makes one graph."""
-        if self.shifts:
+        if self.args.random_shift and batch.obs.ndim == 4:
             obs = self.random_shift(batch.obs)
             next_obs = self.random_shift(batch.next_obs)
             batch = batch._replace(obs=obs, next_obs=next_obs)
@@ -313,25 +308,22 @@ class Agent(nn.Module):
         with self.autocast():
             outputs = self.q_network(batch.obs)
             outputs = outputs.take_along_dim(batch.actions[:, :, None, None], dim=2).squeeze(2)  # (B, D, K)
-        if self.c51:
-            # [c51] δ = KL(m || p), m projected from R + γᵐ (1 - d) Z̄(s', a'), p, Z̄ mixtures 1/D Σ_d
+        q = self.expected(outputs).mean(dim=1)  # Q(s, a) = 1/D Σ_d Q_d(s, a_d)
+        metrics = {"losses/q": q.detach().mean()}
+        if self.c51:  # δ = KL(m || p), m projected from R + γᵐ (1 - d) Z̄(s', a'), p, Z̄ mixtures 1/D Σ_d
             target_probs = self.project(next_outputs.softmax(dim=2).mean(dim=1), rewards, gammas)
             log_probs = outputs.log_softmax(dim=2).logsumexp(dim=1) - math.log(self.num_dims)
             td_errors = losses = F.kl_div(log_probs, target_probs, reduction="none").sum(dim=1)
-            q = (log_probs.exp() * self.atoms).sum(dim=1)
-            metrics = {"losses/edge_mass": (target_probs[:, 0] + target_probs[:, -1]).mean()}
-        else:  # δ = Q(s, a) - R - γᵐ (1 - d) Q̄(s', a'),  Q(s, a) = 1/D Σ_d Q_d(s, a_d)
-            q = outputs.squeeze(2).mean(dim=1)
+            metrics["losses/edge_mass"] = (target_probs[:, 0] + target_probs[:, -1]).mean()
+        else:  # δ = Q(s, a) - R - γᵐ (1 - d) Q̄(s', a')
             target_q = rewards + gammas * next_outputs.squeeze(2).mean(dim=1)
             loss = F.smooth_l1_loss if self.args.loss == "huber" else F.mse_loss
             losses = loss(q, target_q, reduction="none")
             td_errors = q - target_q
-            metrics = {}
         qf_loss = (batch.weights * losses).mean()
         gradients = torch.autograd.grad(qf_loss, self.q_optimizer.parameters)
         self.q_optimizer.step(clip(gradients, max_norm=10))
-        metrics |= {"losses/qf_loss": qf_loss.detach(), "losses/q": q.detach().mean()}
-        return td_errors.detach(), metrics
+        return td_errors.detach(), metrics | {"losses/qf_loss": qf_loss.detach()}
 
 
 # --- replay buffer ---
@@ -359,7 +351,7 @@ class ReplayBuffer:
         frame_shape = (obs_space.shape[0] // self.stack, *obs_space.shape[1:])
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         num_dims = math.prod(action_space.shape or ())  # 1 of a Discrete space
-        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * num_dims + 40
+        row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * num_dims + 48
         storage = place_buffer(row_bytes, args.buffer_size, device)
         shape = (self.num_rows, self.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
@@ -371,12 +363,9 @@ class ReplayBuffer:
         self.final = np.ones(shape, bool)  # what comes before the first row, too: an episode begins there
         self.ages = np.empty(shape, np.uint8)  # capped at the length of a stack
         self.num_added = 0  # rows, ever
-        # [per] Priorities are the leaves of a binary tree, node i the sum of nodes 2i and 2i + 1.
-        self.exponent = 0.5 if "per" in args.components else 0.0  # 0: all priorities are equal
+        self.priorities = SumTree(shape)  # [per]
         self.max_priority = np.ones(1)
-        self.num_leaves = 2 ** math.ceil(math.log2(self.rewards.size))
-        self.tree = np.zeros(2 * self.num_leaves)
-        self.priorities = self.tree[self.num_leaves :][: self.rewards.size].reshape(shape)  # a view
+        self.exponent = 0.5 if "per" in args.components else 0.0  # 0: all priorities are equal
 
     @property
     def size(self) -> int:
@@ -395,25 +384,17 @@ class ReplayBuffer:
         self.final[row] = final
         # [per] A row has the largest priority once n rows are ahead of it, and none without its whole stack.
         ready = (row - self.n_step) % self.num_rows
-        head = (row + np.arange(self.stack)) % self.num_rows
-        self.priorities[ready] = np.where(self.final[ready], 0, self.max_priority)
-        self.priorities[head] = 0
-        changed = np.append(ready, head)[:, None] * self.num_envs + np.arange(self.num_envs)
-        self._sum_up(self.num_leaves + changed.ravel())
+        cut = (row + self.stack - 1) % self.num_rows
+        self.priorities[[ready, cut]] = [~self.final[ready] * self.max_priority, np.zeros(self.num_envs)]
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator, beta: float = 1.0) -> Batch:
         """By priority, of the rows that can start a window: not final, a whole stack behind, n rows ahead."""
         # [per] P(i) = p_i / Σ p, one draw from each of B equal shares of the sum;  w_i = (P_min / P_i) ** β
-        sums = (np.arange(batch_size) + rng.random(batch_size)) * self.tree[1] / batch_size
-        nodes = np.ones(batch_size, int)
-        while nodes[0] < self.num_leaves:  # from the root to where the running sum passes `sums`
-            left = self.tree[2 * nodes]
-            goes_right = (sums >= left) & (self.tree[2 * nodes + 1] > 0)  # rounding leads to no priority of 0
-            nodes = 2 * nodes + goes_right
-            sums = sums - left * goes_right
-        rows, envs = np.divmod(nodes - self.num_leaves, self.num_envs)
-        weights = (self.tree[nodes].min() / self.tree[nodes]) ** beta
+        shares = np.arange(batch_size) + rng.random(batch_size)
+        rows, envs = self.priorities.find(shares * self.priorities.total / batch_size)
+        priorities = self.priorities[rows, envs]
+        weights = (priorities.min() / priorities) ** beta
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
@@ -431,19 +412,14 @@ class ReplayBuffer:
             to_tensor((terminations & alive).any(axis=1)),
             to_tensor(self.gamma**num_steps),
             to_tensor(weights),
-            torch.as_tensor(nodes),
+            torch.as_tensor(np.stack([rows, envs])),
         )
 
-    def update_priorities(self, nodes: Tensor, td_errors: Tensor):  # [per]
+    def update_priorities(self, places: Tensor, td_errors: Tensor):  # [per]
         """p = (|δ| + ε) ** α for the rows of a batch."""
-        self.tree[nodes] = (td_errors.abs().cpu().numpy() + 1e-6) ** self.exponent
-        self.max_priority = np.maximum(self.max_priority, self.tree[nodes].max())
-        self._sum_up(nodes.numpy())
-
-    def _sum_up(self, nodes: np.ndarray):  # [per] of every node above these leaves, level by level
-        while nodes[0] > 1:
-            nodes = nodes // 2
-            self.tree[nodes] = self.tree[2 * nodes] + self.tree[2 * nodes + 1]
+        rows, envs = places.numpy()
+        self.priorities[rows, envs] = (td_errors.abs().cpu().numpy() + 1e-6) ** self.exponent
+        self.max_priority = np.maximum(self.max_priority, self.priorities[rows, envs].max())
 
     def _stacks(self, rows, envs) -> Tensor:
         ages = self.ages[rows % self.num_rows, envs]
@@ -458,7 +434,7 @@ class ReplayBuffer:
         """The filled part, for a checkpoint; once `num_added` is set, also where one is read back to."""
         columns = ("frames", "actions", "rewards", "terminations", "truncations", "final", "ages")
         filled = {name: getattr(self, name)[: self.size] for name in columns}
-        filled |= {"tree": self.tree, "max_priority": self.max_priority}
+        filled |= {"tree": self.priorities.nodes, "max_priority": self.max_priority}
         return filled | {"num_added": np.array(self.num_added)}
 
 
@@ -509,7 +485,7 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
         while agent.num_updates < updates_due and buffer.size > buffer.n_step:
             batch = buffer.sample(args.batch_size, rng, beta)
             td_errors, metrics = agent.update(batch)
-            buffer.update_priorities(batch.nodes, td_errors)  # [per]
+            buffer.update_priorities(batch.places, td_errors)  # [per]
 
         # 5. log
         run.log_episodes(global_step, infos)

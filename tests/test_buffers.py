@@ -265,16 +265,15 @@ def test_prioritised_batches_equal_a_list_of_episodes(frame_stack, n_step, num_e
     for _ in range(60):  # the ring wraps 12 times
         batch = buffer.sample(16, rng, beta=0.5)
         recorder.check(batch)
-        buffer.update_priorities(batch.nodes, torch.from_numpy(rng.exponential(10, 16)))
+        buffer.update_priorities(batch.places, torch.from_numpy(rng.exponential(10, 16)))
         recorder.check(buffer.sample(16, rng))
-        assert np.array_equal(buffer.tree[1 : buffer.num_leaves], buffer.tree[2:].reshape(-1, 2).sum(axis=1))
         recorder.play(5)
 
 
 def test_rows_that_cannot_start_a_window_have_no_priority_and_new_ones_the_largest():
     recorder = prioritised(130, num_envs=2, frame_stack=3, n_step=4, buffer_size=100)
     buffer, rng = recorder.buffer, np.random.default_rng(1)
-    buffer.update_priorities(buffer.sample(64, rng).nodes, torch.full((64,), 9.0))
+    buffer.update_priorities(buffer.sample(64, rng).places, torch.full((64,), 9.0))
     assert buffer.max_priority == pytest.approx(3)
     recorder.play(1)
     ready = (recorder.row - 1 - 4) % 50  # the first four rows after it are written
@@ -282,45 +281,30 @@ def test_rows_that_cannot_start_a_window_have_no_priority_and_new_ones_the_large
     assert (buffer.priorities[buffer.final] == 0).all()
     unfinished, overwritten = np.arange(-4, 0), np.arange(2)  # rows from the write head
     assert (buffer.priorities[(recorder.row + np.append(unfinished, overwritten)) % 50] == 0).all()
-    assert np.count_nonzero(buffer.priorities) == len(recorder.valid_starts())
+    assert np.count_nonzero(buffer.priorities.leaves) == len(recorder.valid_starts())
 
 
 def test_rows_are_drawn_in_proportion_to_their_priorities():
     buffer = prioritised(130, num_envs=2, frame_stack=3, n_step=3, buffer_size=100).buffer
     rng = np.random.default_rng(2)
-    nodes = buffer.sample(10_000, rng).nodes.unique()
-    errors = torch.from_numpy(rng.normal(0, 5, len(nodes)))
-    buffer.update_priorities(nodes, errors)
+    places = buffer.sample(10_000, rng).places.unique(dim=1)
+    errors = torch.from_numpy(rng.normal(0, 5, places.shape[1]))
+    buffer.update_priorities(places, errors)
     expected = (errors.abs() + 1e-6).sqrt()
     expected /= expected.sum()
     batch = buffer.sample(100_000, rng, beta=0.7)
-    counts = torch.bincount(batch.nodes, minlength=2 * buffer.num_leaves)
-    assert counts.sum() == counts[nodes].sum()
-    assert ((counts[nodes] - 100_000 * expected).abs() < 2).all()  # one draw from each equal share
-    weights = dict(zip(nodes.tolist(), ((expected.min() / expected) ** 0.7).tolist(), strict=True))
-    assert batch.weights.tolist() == pytest.approx([weights[node] for node in batch.nodes.tolist()])
-
-
-def test_the_sum_tree_finds_what_a_walk_along_the_rows_finds():
-    buffer = prioritised(130, num_envs=3, frame_stack=2, n_step=2, buffer_size=150).buffer
-    rng = np.random.default_rng(3)
-    for _ in range(50):
-        buffer.update_priorities(buffer.sample(32, rng).nodes, torch.from_numpy(rng.exponential(3, 32)))
-    nodes = buffer.sample(64, np.random.default_rng(4)).nodes
-    priorities, shares = buffer.priorities.ravel().tolist(), np.random.default_rng(4).random(64)
-    for i, share in enumerate(shares):
-        goal, leaf = (i + share) * sum(priorities) / 64, 0
-        while goal >= priorities[leaf]:
-            goal, leaf = goal - priorities[leaf], leaf + 1
-        assert nodes[i] == buffer.num_leaves + leaf
+    drawn, number, counts = batch.places.unique(dim=1, return_inverse=True, return_counts=True)
+    assert torch.equal(drawn, places)
+    assert ((counts - 100_000 * expected).abs() < 2).all()  # one draw from each equal share
+    assert batch.weights.numpy() == pytest.approx(((expected.min() / expected) ** 0.7)[number].numpy())
 
 
 def test_without_priorities_errors_change_nothing():
     buffer, rng = prioritised(130, components=("n-step",)).buffer, np.random.default_rng(5)
-    before = buffer.tree.copy()
+    before = buffer.priorities.nodes.copy()
     batch = buffer.sample(64, rng)
-    buffer.update_priorities(batch.nodes, torch.from_numpy(rng.exponential(3, 64)))
-    assert np.array_equal(buffer.tree, before) and (batch.weights == 1).all()
+    buffer.update_priorities(batch.places, torch.from_numpy(rng.exponential(3, 64)))
+    assert np.array_equal(buffer.priorities.nodes, before) and (batch.weights == 1).all()
 
 
 # --- rollouts ---

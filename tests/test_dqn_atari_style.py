@@ -139,7 +139,6 @@ def test_random_shift_moves_each_image_within_its_border(module):
         random_shift=True, shift_pad=2, image_size=40, precision="fp32", encoder_channels=4, hidden_dim=16
     )
     agent = module.Agent(args, Box(0, 255, (4, 40, 40), np.uint8), Discrete(2), torch.device("cpu"))
-    assert agent.shifts
     images = torch.arange(40, dtype=torch.uint8).expand(64, 4, 40, 40)  # each pixel holds its column
     shifted = agent.random_shift(images)
     moved = shifted[:, 0, 0, 20].int() - 20

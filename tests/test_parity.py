@@ -506,9 +506,8 @@ def rainbow_agent(components: tuple, action_space=None, **fields) -> rainbow.Age
 
 
 def weighted(batch: dqn_atari_style.Batch, weights: torch.Tensor | None = None) -> rainbow.Batch:
-    return rainbow.Batch(
-        *batch, torch.ones(BATCH_SIZE) if weights is None else weights, torch.zeros(BATCH_SIZE, dtype=int)
-    )
+    places = torch.zeros(2, BATCH_SIZE, dtype=int)
+    return rainbow.Batch(*batch, torch.ones(BATCH_SIZE) if weights is None else weights, places)
 
 
 @pytest.mark.parametrize("action_space", [Box(-1, 1, (3,)), Discrete(3)])

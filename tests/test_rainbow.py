@@ -145,6 +145,6 @@ def test_edge_mass_is_that_of_the_targets():
         rewards,
         torch.zeros(4, 3),
         *torch.ones(3, 4),
-        torch.zeros(4).long(),
+        torch.zeros(2, 4).long(),
     )
     assert agent.update(batch)[1]["losses/edge_mass"].item() == pytest.approx(0.5)
