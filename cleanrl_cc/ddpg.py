@@ -273,9 +273,8 @@ class Agent(nn.Module):
     def update_networks(self, batch: Batch) -> dict[str, Tensor]:
         """What --compile makes one graph."""
         if self.pixels and self.args.random_shift:
-            obs = self.random_shift(batch.obs)
-            next_obs = self.random_shift(batch.next_obs)
-            batch = batch._replace(obs=obs, next_obs=next_obs)
+            batch = batch._replace(obs=self.random_shift(batch.obs))
+            batch = batch._replace(next_obs=self.random_shift(batch.next_obs))
         encoding, metrics = self.update_critic(batch)
         metrics |= self.update_actor(encoding)
         self.update_targets()
@@ -330,9 +329,8 @@ class ReplayBuffer:
     """
 
     def __init__(self, args: Args, obs_space: Box, action_space: Box, device: torch.device):
+        self.args = args
         self.device = device
-        self.num_envs = args.num_envs
-        self.gamma = args.gamma
         self.n_step = args.n_step
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
         self.num_rows = args.buffer_size // args.num_envs
@@ -344,7 +342,7 @@ class ReplayBuffer:
         frame_dtype = torch.uint8 if obs_space.dtype == np.uint8 else torch.float32
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 4 * action_space.shape[0] + 8
         storage = place_buffer(row_bytes, args.buffer_size, device)
-        shape = (self.num_rows, self.num_envs)
+        shape = (self.num_rows, args.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
         self.actions = torch.empty((*shape, *action_space.shape), device=storage)
         self.rewards = np.empty(shape, np.float32)
@@ -356,8 +354,7 @@ class ReplayBuffer:
 
     @property
     def size(self) -> int:
-        """Rows filled."""
-        return min(self.num_added, self.num_rows)
+        return min(self.num_added, self.num_rows)  # rows filled
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
         """One row: obs (N, *obs_shape), actions (N, A), the others (N,); `final`: the action was ignored."""
@@ -377,17 +374,17 @@ class ReplayBuffer:
         first = oldest + (self.stack - 1 if oldest else 0)
         end = self.num_added - self.n_step  # not included
         rows = rng.integers(first, end, batch_size)
-        envs = rng.integers(0, self.num_envs, batch_size)
+        envs = rng.integers(0, self.args.num_envs, batch_size)
         while (redraw := self.final[rows % self.num_rows, envs]).any():
             rows[redraw] = rng.integers(first, end, redraw.sum())
-            envs[redraw] = rng.integers(0, self.num_envs, redraw.sum())
+            envs[redraw] = rng.integers(0, self.args.num_envs, redraw.sum())
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
         terminations = self.terminations[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
-        discounts = self.gamma ** np.arange(self.n_step) * alive
+        discounts = self.args.gamma ** np.arange(self.n_step) * alive
         num_steps = alive.sum(axis=1)  # m
         to_tensor = partial(to_device, device=self.device, dtype=torch.float32)
         return Batch(
@@ -396,7 +393,7 @@ class ReplayBuffer:
             to_tensor((discounts * self.rewards[window]).sum(axis=1)),
             self._stacks(rows + num_steps, envs),
             to_tensor((terminations & alive).any(axis=1)),
-            to_tensor(self.gamma**num_steps),
+            to_tensor(self.args.gamma**num_steps),
         )
 
     def _stacks(self, rows, envs) -> Tensor:
@@ -405,7 +402,7 @@ class ReplayBuffer:
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = to_device((rows % self.num_rows * self.num_envs + envs).ravel(), column.device)
+        flat = to_device((rows % self.num_rows * self.args.num_envs + envs).ravel(), column.device)
         return to_device(column.flatten(0, 1).index_select(0, flat), self.device)
 
     def arrays(self) -> dict:

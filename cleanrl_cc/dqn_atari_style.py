@@ -198,9 +198,8 @@ class Agent(nn.Module):
             self.policy = compile_policy(self.policy, args, device)
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers."""
-        # As Q is a mean over dimensions, each chooses for itself. It is `train` that explores.
-        bins = self.q_values(obs).argmax(axis=2)  # (N, D)
+        """Greedy actions, (N, A) in [-1, 1] or (N,) integers, for (N, *obs_shape); `train` explores."""
+        bins = self.q_values(obs).argmax(axis=2)  # (N, D): each for itself
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
@@ -239,9 +238,8 @@ class Agent(nn.Module):
     def update_critic(self, batch: Batch) -> dict[str, Tensor]:
         """What --compile makes one graph."""
         if self.args.random_shift and batch.obs.ndim == 4:
-            obs = self.random_shift(batch.obs)
-            next_obs = self.random_shift(batch.next_obs)
-            batch = batch._replace(obs=obs, next_obs=next_obs)
+            batch = batch._replace(obs=self.random_shift(batch.obs))
+            batch = batch._replace(next_obs=self.random_shift(batch.next_obs))
         # y = R + γᵐ (1 - d) 1/D Σ_d Q̄_d(s', b_d),  b_d = argmax_b Q_d(s', b)  (Seyde et al. 2022)
         # One dimension: y = R + γᵐ (1 - d) max_b Q̄(s', b)  (Mnih et al. 2015, algorithm 1)
         rewards = self.args.reward_scale * batch.rewards
@@ -275,9 +273,8 @@ class ReplayBuffer:
     """
 
     def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
+        self.args = args
         self.device = device
-        self.num_envs = args.num_envs
-        self.gamma = args.gamma
         self.n_step = args.n_step
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
         self.num_rows = args.buffer_size // args.num_envs
@@ -290,7 +287,7 @@ class ReplayBuffer:
         num_dims = math.prod(action_space.shape or ())  # 1 of a Discrete space
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * num_dims + 8
         storage = place_buffer(row_bytes, args.buffer_size, device)
-        shape = (self.num_rows, self.num_envs)
+        shape = (self.num_rows, args.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
         bin_dtype = torch.int16 if getattr(action_space, "n", args.bins) <= 2**15 else torch.int32
         self.actions = torch.empty((*shape, num_dims), dtype=bin_dtype, device=storage)
@@ -303,8 +300,7 @@ class ReplayBuffer:
 
     @property
     def size(self) -> int:
-        """Rows filled."""
-        return min(self.num_added, self.num_rows)
+        return min(self.num_added, self.num_rows)  # rows filled
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
         """One row: obs (N, *obs_shape), actions (N, D), the others (N,); `final`: the action was ignored."""
@@ -324,17 +320,17 @@ class ReplayBuffer:
         first = oldest + (self.stack - 1 if oldest else 0)
         end = self.num_added - self.n_step  # not included
         rows = rng.integers(first, end, batch_size)
-        envs = rng.integers(0, self.num_envs, batch_size)
+        envs = rng.integers(0, self.args.num_envs, batch_size)
         while (redraw := self.final[rows % self.num_rows, envs]).any():
             rows[redraw] = rng.integers(first, end, redraw.sum())
-            envs[redraw] = rng.integers(0, self.num_envs, redraw.sum())
+            envs[redraw] = rng.integers(0, self.args.num_envs, redraw.sum())
 
         # R = Σ_{j<m} γʲ r_{t+j}, m = min(n, steps to the end of the episode)
         window = (rows[:, None] + np.arange(self.n_step)) % self.num_rows, envs[:, None]  # (B, n)
         terminations = self.terminations[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
-        discounts = self.gamma ** np.arange(self.n_step) * alive
+        discounts = self.args.gamma ** np.arange(self.n_step) * alive
         num_steps = alive.sum(axis=1)  # m
         to_tensor = partial(to_device, device=self.device, dtype=torch.float32)
         return Batch(
@@ -343,7 +339,7 @@ class ReplayBuffer:
             to_tensor((discounts * self.rewards[window]).sum(axis=1)),
             self._stacks(rows + num_steps, envs),
             to_tensor((terminations & alive).any(axis=1)),
-            to_tensor(self.gamma**num_steps),
+            to_tensor(self.args.gamma**num_steps),
         )
 
     def _stacks(self, rows, envs) -> Tensor:
@@ -352,7 +348,7 @@ class ReplayBuffer:
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = to_device((rows % self.num_rows * self.num_envs + envs).ravel(), column.device)
+        flat = to_device((rows % self.num_rows * self.args.num_envs + envs).ravel(), column.device)
         return to_device(column.flatten(0, 1).index_select(0, flat), self.device)
 
     def arrays(self) -> dict:

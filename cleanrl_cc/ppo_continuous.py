@@ -11,8 +11,7 @@ advantage estimation (GAE), which trades bias for variance by λ.
 
 Differs from the paper:
 - A time limit is no termination: the value of the true final observation stands for the rewards it cut off.
-- Observations and rewards are normalised by the agent's own statistics; observations' change after an update
-  only: ratios see one scale.
+- The agent normalises observations and rewards by statistics; those of observations change after updates.
 - Advantages are normalised per minibatch, gradients are clipped, weights start orthogonal; actor and critic
   share the encoder of pixels.
 """
@@ -242,10 +241,10 @@ class Agent(nn.Module):
         super().__init__()
         self.args = args
         self.device = device
-        self.pixels = obs_space.dtype == np.uint8
+        pixels = obs_space.dtype == np.uint8
         action_dim = action_space.shape[0]
         beta = args.action_distribution == "beta"
-        if self.pixels:
+        if pixels:
             self.encoder = Encoder(obs_space.shape, args.encoder_channels, args.feature_dim)
             sizes = [args.feature_dim]
         else:
@@ -255,8 +254,7 @@ class Agent(nn.Module):
         self.actor = mlp([*sizes, 2 * action_dim if beta else action_dim], activation, last_gain=0.01)
         self.critic = mlp([*sizes, 1], activation, last_gain=1.0)
         self.log_std = None if beta else nn.Parameter(torch.full((action_dim,), args.initial_log_std))
-        normalizes = args.normalize and not self.pixels
-        self.obs_statistics = RunningStatistics(*obs_space.shape) if normalizes else None
+        self.obs_statistics = RunningStatistics(*obs_space.shape) if args.normalize and not pixels else None
         self.return_statistics = RunningStatistics()
         self.to(device)
         self.optimizer = Adam(self.parameters(), args.learning_rate, eps=1e-5)
@@ -287,10 +285,9 @@ class Agent(nn.Module):
         return scaled.clamp(-10, 10).float()
 
     @torch.no_grad()
-    def sample(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def sample(self, obs: np.ndarray) -> tuple[np.ndarray, ...]:
         """For a rollout: actions (N, A), their log-probabilities (N,) and the values (N,) of `obs`."""
-        actions, log_probs, values = self.policy(torch.as_tensor(obs, device=self.device))
-        return actions.cpu().numpy(), log_probs.cpu().numpy(), values.cpu().numpy()
+        return tuple(part.cpu().numpy() for part in self.policy(torch.as_tensor(obs, device=self.device)))
 
     def policy(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `sample` computes on the device; with --compile on a GPU one graph."""
@@ -386,16 +383,13 @@ class Agent(nn.Module):
 class RolloutBuffer:
     """T rows of N environments, in the order in which they came: the observation after row t is row t + 1's.
 
-    The vector environment returns an episode's final observation, then ignores an action to reset: that
-    row is marked `final`. Its value is what a truncated episode bootstraps from; nothing else of it is
-    learned from.
+    The vector environment returns an episode's final observation, then ignores an action to reset: that row
+    is marked `final`. Its value is what a truncated episode bootstraps from; nothing else of it counts.
     """
 
     def __init__(self, args: Args, obs_space: Box, action_space: Box):
         shape = (args.num_steps, args.num_envs)
-        self.num_rows = args.num_steps
-        self.gamma = args.gamma
-        self.gae_lambda = args.gae_lambda
+        self.args = args
         row_bytes = math.prod(obs_space.shape) * obs_space.dtype.itemsize + 4 * action_space.shape[0] + 15
         require_memory(2 * args.num_envs * row_bytes, "num_steps", args.num_steps)  # 2: an update copies
         self.obs = np.empty((*shape, *obs_space.shape), obs_space.dtype)
@@ -426,8 +420,8 @@ class RolloutBuffer:
         """(T, N): R_t = r_t + γ R_{t-1}, from 0 at each episode's start, whichever rollout that was in."""
         returns = np.empty(self.rewards.shape)
         ends = self.terminations | self.truncations
-        for t in range(self.num_rows):
-            returns[t] = self.rewards[t] + self.gamma * self.discounted_return
+        for t in range(self.args.num_steps):
+            returns[t] = self.rewards[t] + self.args.gamma * self.discounted_return
             self.discounted_return = np.where(ends[t], 0.0, returns[t])
         return returns
 
@@ -436,9 +430,9 @@ class RolloutBuffer:
         # A_t = δ_t + γ λ A_{t+1},  δ_t = r_t + γ V_{t+1} - V_t
         # V_{t+1} counts unless row t terminated, A_{t+1} unless it ended.
         next_values = np.concatenate([self.values[1:], next_values[None]])
-        advantages = rewards + self.gamma * next_values * ~self.terminations - self.values
-        discounts = self.gamma * self.gae_lambda * ~(self.terminations | self.truncations)
-        for t in reversed(range(self.num_rows - 1)):
+        advantages = rewards + self.args.gamma * next_values * ~self.terminations - self.values
+        discounts = self.args.gamma * self.args.gae_lambda * ~(self.terminations | self.truncations)
+        for t in reversed(range(self.args.num_steps - 1)):
             advantages[t] += discounts[t] * advantages[t + 1]
         return advantages
 

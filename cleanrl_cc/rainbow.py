@@ -119,8 +119,7 @@ PRESETS = {
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3}
     | {"grayscale": False, "batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "n_step": 3}
     | {"reward_scale": 0.1, "target_update_frequency": 100, "epsilon_steps": 10_000, "epsilon_end": 0.1}
-    | {"beta_steps": 500_000, "v_min": 0.0, "v_max": 20.0}
-    | {"random_shift": True},
+    | {"random_shift": True, "beta_steps": 500_000, "v_min": 0.0, "v_max": 20.0},
 }
 
 
@@ -240,9 +239,8 @@ class Agent(nn.Module):
             self.policy = compile_policy(self.policy, args, device)
 
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Greedy actions for observations (N, *obs_shape): (N, A) in [-1, 1], or (N,) integers."""
-        # As Q is a mean over dimensions, each chooses for itself.
-        bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)  # (N, D)
+        """Actions, (N, A) in [-1, 1] or (N,) integers, for (N, *obs_shape); deterministic: no noise."""
+        bins = self.q_values(obs, noisy=not deterministic).argmax(axis=2)  # (N, D): each for itself
         return self.bin_actions[bins].reshape(-1, *self.action_shape)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
@@ -295,9 +293,8 @@ class Agent(nn.Module):
     def update_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What --compile makes one graph."""
         if self.args.random_shift and batch.obs.ndim == 4:
-            obs = self.random_shift(batch.obs)
-            next_obs = self.random_shift(batch.next_obs)
-            batch = batch._replace(obs=obs, next_obs=next_obs)
+            batch = batch._replace(obs=self.random_shift(batch.obs))
+            batch = batch._replace(next_obs=self.random_shift(batch.next_obs))
         rewards = self.args.reward_scale * batch.rewards
         gammas = batch.gammas * (1 - batch.terminations)
         with torch.no_grad(), self.autocast():
@@ -338,9 +335,8 @@ class ReplayBuffer:
     """
 
     def __init__(self, args: Args, obs_space: Box, action_space: Space, device: torch.device):
+        self.args = args
         self.device = device
-        self.num_envs = args.num_envs
-        self.gamma = args.gamma
         self.n_step = args.n_step if "n-step" in args.components else 1  # [n-step]
         self.stack = args.frame_stack if obs_space.dtype == np.uint8 else 1
         self.num_rows = args.buffer_size // args.num_envs
@@ -353,7 +349,7 @@ class ReplayBuffer:
         num_dims = math.prod(action_space.shape or ())  # 1 of a Discrete space
         row_bytes = math.prod(frame_shape) * frame_dtype.itemsize + 2 * num_dims + 48
         storage = place_buffer(row_bytes, args.buffer_size, device)
-        shape = (self.num_rows, self.num_envs)
+        shape = (self.num_rows, args.num_envs)
         self.frames = torch.empty((*shape, *frame_shape), dtype=frame_dtype, device=storage)
         bin_dtype = torch.int16 if getattr(action_space, "n", args.bins) <= 2**15 else torch.int32
         self.actions = torch.empty((*shape, num_dims), dtype=bin_dtype, device=storage)
@@ -369,8 +365,7 @@ class ReplayBuffer:
 
     @property
     def size(self) -> int:
-        """Rows filled."""
-        return min(self.num_added, self.num_rows)
+        return min(self.num_added, self.num_rows)  # rows filled
 
     def add(self, obs, actions, rewards, terminations, truncations, final):
         """One row: obs (N, *obs_shape), actions (N, D), the others (N,); `final`: the action was ignored."""
@@ -385,7 +380,7 @@ class ReplayBuffer:
         # [per] A row has the largest priority once n rows are ahead of it, and none without its whole stack.
         ready = (row - self.n_step) % self.num_rows
         cut = (row + self.stack - 1) % self.num_rows
-        self.priorities[[ready, cut]] = [~self.final[ready] * self.max_priority, np.zeros(self.num_envs)]
+        self.priorities[[ready, cut]] = [~self.final[ready] * self.max_priority, np.zeros(self.args.num_envs)]
         self.num_added += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator, beta: float = 1.0) -> Batch:
@@ -401,7 +396,7 @@ class ReplayBuffer:
         terminations = self.terminations[window]
         ends = terminations | self.truncations[window]
         alive = np.cumsum(ends, axis=1) - ends == 0  # no end before step j
-        discounts = self.gamma ** np.arange(self.n_step) * alive
+        discounts = self.args.gamma ** np.arange(self.n_step) * alive
         num_steps = alive.sum(axis=1)  # m
         to_tensor = partial(to_device, device=self.device, dtype=torch.float32)
         return Batch(
@@ -410,7 +405,7 @@ class ReplayBuffer:
             to_tensor((discounts * self.rewards[window]).sum(axis=1)),
             self._stacks(rows + num_steps, envs),
             to_tensor((terminations & alive).any(axis=1)),
-            to_tensor(self.gamma**num_steps),
+            to_tensor(self.args.gamma**num_steps),
             to_tensor(weights),
             torch.as_tensor(np.stack([rows, envs])),
         )
@@ -427,7 +422,7 @@ class ReplayBuffer:
         return self._gather(self.frames, rows[:, None] - back, envs[:, None]).view(len(rows), *self.obs_shape)
 
     def _gather(self, column: Tensor, rows, envs) -> Tensor:
-        flat = to_device((rows % self.num_rows * self.num_envs + envs).ravel(), column.device)
+        flat = to_device((rows % self.num_rows * self.args.num_envs + envs).ravel(), column.device)
         return to_device(column.flatten(0, 1).index_select(0, flat), self.device)
 
     def arrays(self) -> dict:
