@@ -87,7 +87,7 @@ NOISE = OFF_POLICY | {"exploration_noise": 0.5, "exploration_steps": 1000}
 DQN = {"bins": 15, "learning_rate": 1e-3, "hidden_dim": 64, "batch_size": 64, "target_update_frequency": 50}
 DQN |= {"updates_per_step": 1.0, "epsilon_steps": 500, "epsilon_end": 0.1}
 RAINBOW = DQN | {"beta_steps": 2000, "v_min": -1.0, "v_max": 0.0, "num_atoms": 21}
-PPO = {"num_envs": 1, "num_steps": 256, "num_minibatches": 4, "learning_rate": 3e-3, "initial_log_std": -0.5}
+PPO = {"num_envs": 8, "num_steps": 32, "num_minibatches": 4, "learning_rate": 3e-3, "initial_log_std": -0.5}
 POINT = {"total_timesteps": 1500, "learning_starts": 400, "gamma": 0.9}
 PICTURE = {"total_timesteps": 900, "learning_starts": 200, "frame_stack": 1, "encoder_channels": 8}
 

@@ -533,7 +533,7 @@ def test_it_ends_in_a_sentence(tool, typed, word, here, monkeypatch, capsys):
         ),
         ("dqn_atari_style", "--env-id Pendulum-v1 --bins 1024 --hidden-dim 4096 --num-envs 0", "--num-envs"),
         ("evaluate", "notes.txt", "notes.txt is damaged"),
-        ("td3", "--env-id Pendulum-v1 --run-name ..", "--run-name must be"),
+        ("ddpg", "--env-id Pendulum-v1 --run-name ..", "--run-name must be"),
     ],
 )
 def test_a_terminal_shows_no_more_than_that(tool, typed, word, here):

@@ -209,12 +209,19 @@ def test_a_log_line_after_a_resume_has_the_losses_of_the_last_update(tmp_path):
     )
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.fixture(scope="module", params=SCRIPTS)
+def unwatched(request, tmp_path_factory):
+    """A script and the folder of its run, of short episodes."""
+    folder = tmp_path_factory.mktemp("unwatched") / "run"
+    train(request.param, folder, env_id="odd_envs:Walk-v0", total_timesteps=250)
+    return request.param, folder
+
+
 @pytest.mark.parametrize(
     "watched",
     [{"eval_frequency": 40, "eval_episodes": 2}, {"checkpoint_frequency": 30}, {"capture_video": True}],
 )
-def test_watching_a_run_does_not_change_it(script, watched, tmp_path):
-    train(script, tmp_path / "plain", total_timesteps=250)
-    train(script, tmp_path / "watched", total_timesteps=250, **watched)
-    assert_same_training(tmp_path / "plain", tmp_path / "watched")
+def test_watching_a_run_does_not_change_it(unwatched, watched, tmp_path):
+    script, folder = unwatched
+    train(script, tmp_path / "watched", env_id="odd_envs:Walk-v0", total_timesteps=250, **watched)
+    assert_same_training(folder, tmp_path / "watched")

@@ -6,7 +6,7 @@ import fnmatch
 import re
 import sys
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Literal, get_type_hints
 
 import tyro
@@ -190,6 +190,7 @@ def read_words(argv: list[str], default):
     return cls(**values | {"config": None})
 
 
+@cache
 def describe_fields(cls: type) -> dict[str, tuple[str, str]]:
     """Each field's group, the comment above it, and its docstring, from the source of `cls` and its bases."""
     described = {item.name: ("Other", "") for item in fields(cls) if item.init}
