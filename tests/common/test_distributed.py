@@ -118,7 +118,8 @@ def test_two_stopped_processes_go_on_bit_for_bit(tmp_path):
     process = start(command_line("ppo_continuous", whole, **hoppers))
     stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stderr
-    assert stdout.count("mean return") == 1, "rank 0 alone prints"
+    assert stdout.count("mean return") == stderr.count("Observations:") == 1, "rank 0 alone prints"
+    assert stderr.count("Matrix products by") <= 1  # none where a processor leaves no choice
 
     process = start(command_line("ppo_continuous", stopped, **hoppers))
     _, stderr = stop(process, signal.SIGTERM, stopped / "last.pt")
