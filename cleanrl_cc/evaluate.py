@@ -330,6 +330,7 @@ def play(policy: Policy, path: Path, options: Options, film: Path | None = None)
     if options.save_video:
         name = f"evaluation-{path.stem}-seed"
         paths = {seed: folder / "videos" / f"{name}-{seed}.mp4" for seed in seeds}
+        print(f"Filming into {folder / 'videos'}", file=sys.stderr)  # which may take minutes
     if film:
         paths[seeds[0]] = film
     films = {seed: Film(place, envs[0], policy.recipe["action_repeat"]) for seed, place in paths.items()}
@@ -337,9 +338,6 @@ def play(policy: Policy, path: Path, options: Options, film: Path | None = None)
     episodes = play_episodes(envs, policy.agent, seeds, films, traces)
     for env in envs:
         env.close()
-    for place in paths.values():
-        if place != film:
-            print(place, file=sys.stderr)
     analysis = {}
     if options.analyze_value:
         analysis = analyze_value([traces[seed] for seed in seeds], policy.gamma, folder / "value.png")

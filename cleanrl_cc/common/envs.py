@@ -39,7 +39,6 @@ from cleanrl_cc.common.rendering import (
     follow,
     frame_source,
     has_mujoco_renderer,
-    hush_mujoco,
     is_car_racing,
     uses_mujoco,
 )
@@ -166,7 +165,7 @@ def _make(
     if known and (renders or "MUJOCO_GL" in os.environ):
         choose_gl_backend()
     if known:
-        hush_mujoco()
+        announcements.hush_mujoco()
     try:
         env = gym.make(spec, disable_env_checker=True, **kwargs)
     except InputError:
@@ -258,11 +257,10 @@ def make_vector_env(args, continuous: bool = False) -> GroupedVectorEnv:
         )
     if pixels := envs.envs[0].pixels:
         args.frame_stack = pixels.stack
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one
-        announcements.keep(f"Observations: {envs.envs[0].describe()}")
-        if args.num_envs > 1:
-            processes = f"{num_processes} process{'es' * (num_processes > 1)}"
-            announcements.keep(f"Environments: {args.num_envs} in {processes}")
+    announcements.keep(f"Observations: {envs.envs[0].describe()}")
+    if args.num_envs > 1:
+        processes = f"{num_processes} process{'es' * (num_processes > 1)}"
+        announcements.keep(f"Environments: {args.num_envs} in {processes}")
     return envs
 
 

@@ -75,19 +75,6 @@ def _introduce_renderer():
     _introduction.clear()
 
 
-def hush_mujoco():
-    """From now on MuJoCo does not say of each of Gymnasium's own models what will be removed from it one day,
-    and what else it warns of goes to stderr, without a MUJOCO_LOG.TXT in the working directory."""
-    import mujoco
-
-    def say(text: str):
-        if "is deprecated" not in text:
-            print(f"Warning: MuJoCo: {text}", file=sys.stderr)
-
-    if mujoco.get_mju_user_warning() is None:
-        mujoco.set_mju_user_warning(say)
-
-
 def is_a(value, path: str) -> bool:
     """`isinstance` of the class at `path`, which is not imported for it: it then has no instances."""
     module, _, name = path.rpartition(".")

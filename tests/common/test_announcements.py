@@ -1,6 +1,7 @@
 """What is kept is said once, and not at all where it was forgotten."""
 
 import pytest
+from helpers import run_python
 
 from cleanrl_cc.common import announcements
 
@@ -26,3 +27,20 @@ def test_what_is_forgotten_is_not_told(capsys):
     announcements.forget()
     announcements.tell()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_robots_are_made_without_words_and_an_unstable_simulation_is_told(tmp_path, monkeypatch):
+    code = """
+from cleanrl_cc.common.envs import make_env
+env = make_env("HalfCheetah-v5")
+env.reset(seed=0)
+env.unwrapped.data.qvel[:] = 1e11
+env.unwrapped.do_simulation([0] * 6, 1)
+make_env("dm_control/cheetah-run-v0")
+"""
+    monkeypatch.chdir(tmp_path)
+    result = run_python(code)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Warning: MuJoCo:") and "unstable" in line
+    assert not list(tmp_path.iterdir())
