@@ -58,7 +58,9 @@ def typed_words() -> list[str]:
 def start_command() -> str:
     """What started this run."""
     words = typed_words()
-    return f"{launcher()} {shlex.join(words)}" if words else "train(args), in a notebook"
+    if not words:
+        return "train(args), in a notebook"
+    return f"{launcher()} {shlex.join([*_program(words[0]), *words[1:]])}"
 
 
 def resume_command(cls: type, words: list[str]) -> str:
@@ -70,7 +72,14 @@ def resume_command(cls: type, words: list[str]) -> str:
     if Path(program).resolve() != file.resolve():  # another program, or a notebook, has called `train`
         is_below = file.resolve().is_relative_to(Path.cwd())
         program = os.path.relpath(file) if is_below else str(file)
-    return f"{launcher()} {shlex.join([program, *words])}"
+    return f"{launcher()} {shlex.join([*_program(program), *words])}"
+
+
+def _program(path: str) -> list[str]:
+    """A program as it was started: its path, or, as that of an installed package, `-m` and its module."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    is_module = spec is not None and spec.origin is not None and Path(spec.origin) == Path(path)
+    return ["-m", spec.name] if is_module else [path]
 
 
 # --- what evaluates it ---

@@ -1,12 +1,16 @@
 """A script is found by its file, and what started a run can be typed again."""
 
+import json
+import os
+import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers import ROOT, checkpoint, input_error, train
+from helpers import ROOT, checkpoint, command_line, input_error, train
 
 from cleanrl_cc.common.arguments import RunArgs
 from cleanrl_cc.common.checkpoints import save_checkpoint
@@ -53,6 +57,14 @@ def test_what_resumes_a_run_starts_its_script_and_no_other_program(typed, folder
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [typed, "--seed", "1"])
     assert resume_command(Args, ["--resume", "my runs"]) == command
+
+
+def test_a_module_is_started_again_as_one(tmp_path):
+    words = command_line("td3", tmp_path / "run", total_timesteps=60)
+    command = [sys.executable, "-m", "cleanrl_cc.td3", *words]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, check=True)
+    (told,) = json.loads((tmp_path / "run" / "args.json").read_text())["commands"]
+    assert told == f"python -m cleanrl_cc.td3 {shlex.join(words)}"
 
 
 def test_a_run_of_a_notebook_is_resumed_in_it(notebook):
