@@ -18,7 +18,7 @@ from cleanrl_cc.common.episodes import Measured
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.rendering import choose_gl_backend
 
-choose_gl_backend()  # dm_control chooses for good when it is imported
+choose_gl_backend(quietly=True)  # dm_control chooses for good when it is imported
 
 # ruff: noqa: E402
 from dm_control import composer

@@ -268,6 +268,18 @@ def test_the_gl_backend_is_probed_once_and_told_to_workers():
     assert run_python(code, CLEANRL_CC_GL="osmesa", MUJOCO_GL="osmesa").stdout.strip() == "osmesa"
 
 
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+@pytest.mark.parametrize("env_id", [HOPPER, WALKER, CORRIDOR])
+def test_a_renderer_is_told_where_something_is_drawn(env_id, obs):
+    code = (
+        "from cleanrl_cc.common import announcements; from cleanrl_cc.common.envs import make_env; "
+        f"make_env({env_id!r}, obs={obs!r}).reset(seed=1); announcements.tell()"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert ("MuJoCo renders" in done.stderr) == (obs == "pixels"), done.stderr
+
+
 def test_egl_is_tried_before_osmesa_and_software_is_told(monkeypatch, capsys):
     tried = []
 
