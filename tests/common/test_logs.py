@@ -145,7 +145,7 @@ def test_without_a_terminal_progress_is_a_line_every_half_minute(tmp_path, monke
 def test_the_time_left_is_told_at_the_pace_of_the_last_minutes(tmp_path, monkeypatch, capsys):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(logs, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    log = Log(SimpleNamespace(total_timesteps=100_000, track=False), writes=True)
+    log = Log(SimpleNamespace(total_timesteps=100_000, num_envs=1, track=False), writes=True)
     log.folder = tmp_path
     log._open_log(first_step=0, tracker_id=None)
     for clock.now in range(1, 1000):
