@@ -164,7 +164,7 @@ def _make(
     known = any(name in str(spec.entry_point) for name in (*MUJOCO_MODULES, "shimmy"))
     if known and (renders or "MUJOCO_GL" in os.environ):
         choose_gl_backend()
-    if known:
+    if known or spec.namespace == "dm_control":
         announcements.hush_mujoco()
     try:
         env = gym.make(spec, disable_env_checker=True, **kwargs)
