@@ -96,10 +96,10 @@ def test_a_copy_trains_resumes_after_a_kill_evaluates_and_films(env_id, project,
     assert evaluate(Options(**options, script=project / "my_sac.py")) == copied
 
 
-THIRD = "third = [linear(hidden_dim, hidden_dim), relu]\n    return nn.Sequential(*first, *second, *third, "
+THIRD = "hidden += [linear(hidden_dim, hidden_dim), relu]\n    return nn.Sequential(*hidden, last("
 WIDER = "nn.Sequential(nn.Linear(in_dim, args.added_width), nn.Linear(args.added_width, args.hidden_dim))"
 LAYERS = {  # what is replaced, by what, and the weight that is new
-    "sac_drq": ("return nn.Sequential(*first, *second, ", THIRD, "critic.layers.6.weight"),
+    "sac_drq": ("return nn.Sequential(*hidden, last(", THIRD, "critic.layers.6.weight"),
     "ppo_continuous": (
         "    return nn.Sequential(*hidden, ",
         "    hidden += [nn.Linear(sizes[-2], sizes[-2]), activation()]\n    return nn.Sequential(*hidden, ",

@@ -342,7 +342,7 @@ runs/td3 --results /proc/x                      | could not be written
 --threads                                       | --threads must be
 --threads 0                                     | --threads must be a tuple, each item at least 1
 --rounds 0                                      | --rounds must be at least 1
---device cpu:5                                  | --device cpu:5 is not there
+--device cpu:5                                  | invalid choice 'cpu:5'
 --csv folder.pt                                 | folder.pt could not be written
 --csv notes.txt                                 | holds other columns
 --csv /proc/x.csv                               | could not be written

@@ -10,9 +10,9 @@ import os
 import random
 import signal
 import sys
-import weakref
 from collections.abc import Callable, Sequence
 from itertools import chain
+from multiprocessing.util import Finalize
 from typing import Any
 
 import gymnasium as gym
@@ -99,7 +99,8 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         row = np.dtype(fields, align=True)
         memory = context.RawArray("b", self.num_envs * row.itemsize)
         self.rows = np.frombuffer(memory, row)  # (N,), of which each process writes its own
-        weakref.finalize(self, _kill, self.processes)  # where nobody calls `close`; workers ignore SIGTERM
+        # where nobody calls `close`, also in a child of multiprocessing; workers ignore SIGTERM
+        Finalize(self, _kill, args=(self.processes,), exitpriority=0)
         for group in self.groups:
             makes = [env_fns[index] for index in group]
             try:

@@ -157,3 +157,20 @@ def test_a_worker_that_stops_answering_ends_the_run_in_a_sentence(two_cores, mon
     envs.close()
     envs.processes[0].join(10)
     assert not envs.processes[0].is_alive()
+
+
+def test_a_child_of_multiprocessing_that_is_stopped_leaves_no_worker(two_cores):
+    # Such a child joins its own children before it ends, and workers ignore SIGTERM.
+    kept = []
+
+    def be_stopped():
+        kept.append(make_vector_env(Args(env_id="Pendulum-v1", num_envs=2)))
+        kept[0].reset()
+        raise SystemExit(7)
+
+    child = multiprocessing.get_context("fork").Process(target=be_stopped)
+    child.start()
+    child.join(60)
+    code = child.exitcode
+    child.kill()
+    assert code == 7
