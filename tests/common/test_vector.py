@@ -11,7 +11,17 @@ import numpy as np
 import odd_envs
 import pytest
 from env_helpers import assert_identical, vector
-from helpers import SCRIPTS, assert_same_training, checkpoint, having, input_error, replay, resume, train
+from helpers import (
+    SCRIPTS,
+    assert_same_training,
+    checkpoint,
+    having,
+    input_error,
+    replay,
+    resume,
+    run_python,
+    train,
+)
 
 from cleanrl_cc.common.envs import make_env, make_vector_env
 from cleanrl_cc.common.episodes import EPISODE
@@ -59,9 +69,18 @@ def test_what_came_back_earlier_does_not_change_in_the_next_step():
 # --- hundreds of environments ---
 
 
-def test_memory_is_counted_before_many_environments_are_made(monkeypatch):
-    monkeypatch.setattr("cleanrl_cc.common.machine.free_memory", lambda: 10**9)
-    message = input_error(make_vector_env, Args(env_id="HalfCheetah-v5", num_envs=60_000))
+def test_memory_is_counted_before_many_environments_are_made():
+    # in a new process: this one may have freed memory, which environments would use again
+    result = run_python("""
+from cleanrl_cc.common import machine
+from cleanrl_cc.common.envs import make_vector_env
+from cleanrl_cc.sac_drq import Args
+
+machine.free_memory = lambda: 10**9
+make_vector_env(Args(env_id="HalfCheetah-v5", num_envs=60_000))
+""")
+    message = result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 1
     assert message.startswith("--num-envs 60000 needs ") and "1.0 GB are free" in message
     largest = int(message.rstrip(".").rpartition(" ")[2])
     assert 300 < largest < 3000  # a HalfCheetah takes about one megabyte
