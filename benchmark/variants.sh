@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the presets were chosen against: two axes where five actions drive better; a constant learning rate, smaller images, fewer updates,
-# and SAC without the rules of the road or with laxer ones;
+# and SAC that looks further ahead, without the rules of the road or with laxer ones;
 # SAC's Hopper with targets that move half as fast, and with these returns of three steps or more entropy;
 # TD3 with the learning rate of the authors' later code, and with targets that move twice as fast; another PPO, with a learning rate that
 # is constant where the preset's falls and falls where it is constant, and with fewer steps.
@@ -19,14 +19,15 @@ hopper=("${zoo[@]}" --gamma 0.999 --gae-lambda 0.99 --num-minibatches 16 --clip-
 hopper+=(--max-grad-norm 0.7 --learning-rate 9.80828e-5)
 
 # SAC's CarRacing before it had rules of the road
-patience=(--training-wrappers Patience,frames=200 --target-entropy -2 --policy-average 0)
+patience=(--gamma 0.99 --training-wrappers Patience,frames=200 --target-entropy -2 --policy-average 0)
 
 commands() {
   for seed in $SEEDS; do
     run dqn_atari_style-axes dqn_atari_style CarRacing-v3 "$seed" --action-set auto
     run rainbow-axes rainbow CarRacing-v3 "$seed" --action-set auto
     run sac_drq-patience sac_drq CarRacing-v3 "$seed" "${patience[@]}"
-    run sac_drq-laxer-rules sac_drq CarRacing-v3 "$seed" --training-wrappers RoadRules,missed=1,speed_limit=60
+    run sac_drq-longer-horizon sac_drq CarRacing-v3 "$seed" --gamma 0.99
+    run sac_drq-laxer-rules sac_drq CarRacing-v3 "$seed" --gamma 0.99 --training-wrappers RoadRules,missed=1,speed_limit=60
     run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" "${patience[@]}" --learning-rate-schedule constant --total-timesteps 180000 --buffer-size 150000
     run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" "${patience[@]}" --image-size 64 --total-timesteps 200000 --buffer-size 200000
     run sac_drq-fewer-updates sac_drq CarRacing-v3 "$seed" "${patience[@]}" --updates-per-step 0.2 --total-timesteps 240000 --buffer-size 240000 --eval-frequency 20000

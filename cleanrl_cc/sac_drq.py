@@ -101,8 +101,7 @@ PRESETS = {
     "CarRacing-v3": {"total_timesteps": 100_000, "action_repeat": 4, "training_wrappers": ("RoadRules",)}
     | {"checkpoint_frequency": 10_000, "buffer_size": 100_000, "batch_size": 128, "learning_starts": 1_000}
     | {"initial_alpha": 0.1, "target_entropy": -1.0, "reward_scale": 0.05, "policy_average": 0.001}
-    | DRQ_V2
-    | {"encoder_channels": 16, "learning_rate_schedule": "linear"},
+    | {**DRQ_V2, "gamma": 0.97, "encoder_channels": 16, "learning_rate_schedule": "linear"},
     # Images, action repeat, learning rate: DrQ-v2, table 2; batch, initial temperature: DrQ, appendix B
     "dm_control/*": DRQ_V2
     | {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False}
