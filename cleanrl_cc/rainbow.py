@@ -307,7 +307,7 @@ class Agent(nn.Module):
             outputs = outputs.take_along_dim(batch.actions[:, :, None, None], dim=2).squeeze(2)  # (B, D, K)
         q = self.expected(outputs).mean(dim=1)  # Q(s, a) = 1/D Σ_d Q_d(s, a_d)
         metrics = {"losses/q": q.detach().mean()}
-        if self.c51:  # δ = KL(m || p), m projected from R + γᵐ (1 - d) Z̄(s', a'), p, Z̄ mixtures 1/D Σ_d
+        if self.c51:  # δ = KL(m || p), m projected from R + γᵐ (1 - d) Z̄(s', a'), p, Z̄ means over d
             target_probs = self.project(next_outputs.softmax(dim=2).mean(dim=1), rewards, gammas)
             log_probs = outputs.log_softmax(dim=2).logsumexp(dim=1) - math.log(self.num_dims)
             td_errors = losses = F.kl_div(log_probs, target_probs, reduction="none").sum(dim=1)

@@ -1,6 +1,7 @@
 """Where episodes begin and end, how they are stored and restored, and how faults are told."""
 
 import base64
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
 from math import isfinite
@@ -17,12 +18,12 @@ EPISODE = "cleanrl_cc/episode"  # key of what is known of an ended episode; a us
 LARGEST = float(np.finfo(np.float32).max)
 
 
-class Measured:
+class Measured(ABC):
     """Of an environment of ours whose episodes have measures beyond return and length."""
 
+    @abstractmethod
     def episode_metrics(self) -> dict[str, float]:
         """Measures of the episode so far, by name."""
-        raise NotImplementedError
 
 
 class Episodes(gym.Wrapper):
