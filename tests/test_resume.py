@@ -49,13 +49,13 @@ PROBLEMS = {
     "CarRacing": PIXELS | {"total_timesteps": 160, "checkpoint_frequency": 60},
 }
 MANY = {
-    "64 Hoppers": {
-        "env_id": "Hopper-v5",
-        "total_timesteps": 8000,
+    "64 walkers": {
+        "env_id": "odd_envs:Walk-v0",
+        "total_timesteps": 5000,
         "num_envs": 64,
         "num_steps": 16,
-        "eval_frequency": 3000,
-        "checkpoint_frequency": 900,
+        "eval_frequency": 2000,
+        "checkpoint_frequency": 600,
     },
 }
 
@@ -79,7 +79,7 @@ STOPS = [(script, problem, signal.SIGKILL, False) for script in SCRIPTS for prob
 STOPS += [("sac_drq", "LunarLander", number, False) for number in (signal.SIGTERM, signal.SIGINT)]
 STOPS += [("sac_drq", "3 Hoppers", signal.SIGINT, True)]  # Ctrl-C in a terminal reaches the workers too
 STOPS += [("ppo_continuous", "3 Hoppers", signal.SIGTERM, False)]  # in the middle of a rollout
-STOPS += [(script, "64 Hoppers", signal.SIGKILL, False) for script in ("rainbow", "ppo_continuous")]
+STOPS += [(script, "64 walkers", signal.SIGKILL, False) for script in ("rainbow", "ppo_continuous")]
 
 
 @pytest.mark.parametrize("script, problem, number, whole_group", STOPS)
