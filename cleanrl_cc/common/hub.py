@@ -24,10 +24,9 @@ CARD = """# {algorithm} on {env_id}
 
 A policy trained by `{algorithm}.py` of cleanrl_cc for {global_step:,} agent steps.
 
-| mean return | deviation | median | worst | best | episodes |
-|---|---|---|---|---|---|
-| {return_mean:.2f} | {return_std:.2f} | {return_median:.2f} | {return_min:.2f} | {return_max:.2f} | {number}
-|
+mean return | deviation | median | worst | best | episodes
+---|---|---|---|---|---
+{return_mean:.2f} | {return_std:.2f} | {return_median:.2f} | {return_min:.2f} | {return_max:.2f} | {number}
 
 The policy acts deterministically. The episodes have the seeds {first_seed} to {last_seed}, which its training
 never played; `evaluation.json` has each of them.

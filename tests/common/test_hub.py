@@ -190,6 +190,8 @@ def test_the_card_has_the_score_in_the_form_of_the_hub(folder):
     (metric,) = result["metrics"]
     assert metric["type"] == "mean_reward"
     assert metric["value"] == f"{episodes['return_mean']:.2f} +/- {episodes['return_std']:.2f}"
+    table = [line for line in (folder / "README.md").read_text().splitlines() if "|" in line]
+    assert [line.count("|") for line in table] == [5, 5, 5]  # heads, a rule, one row
 
 
 def test_what_is_uploaded_scores_and_trains_again_and_tells_nothing_of_the_machine(folder, run, tmp_path):
