@@ -1,7 +1,7 @@
-"""Steps per second of Gymnasium's CarRacing and of ours, in turns, with the same
-actions; prints a table and the ratios.
+"""Steps per second of Gymnasium's CarRacing and of ours, in turns, with the same actions; prints a table and
+the ratios.
 
-python benchmark/car_racing_speed.py
+    python benchmark/car_racing_speed.py
 """
 
 import csv

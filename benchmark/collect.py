@@ -38,11 +38,11 @@ class Options:
     episodes: Steps = 0
     """score best.pt and last.pt over so many episodes; 0: do not"""
     name: str | None = None
-    """of a variant, like td3-no-delay; None: the script's, or that in the run name"""
+    """name of a variant, like td3-no-delay; None: that in the run name, else the script's"""
     results: Path = ROOT / "benchmark" / "results"
     """where the copies go"""
     trust: bool = False
-    """import the modules that checkpoints name for their environments: they may run any code"""
+    """import the modules that checkpoints name for environments and wrappers: they may run any code"""
 
 
 def without_machine_paths(text: str) -> str:

@@ -1,7 +1,7 @@
 # What the other scripts share. Each lists its runs with `run`, and hands them to launch.py with `launch`.
 #
 #   SEEDS="1 2 3"     seeds
-#   STEPS=20000       environment transitions of every run, instead of the preset's
+#   STEPS=20000       agent steps of every run, instead of the preset's
 #   WORKERS=8         runs side by side, instead of one per core
 #   RUNS_DIR=runs     where the run folders go
 #   FLAGS="--device cuda:0"   more flags for every run

@@ -57,7 +57,7 @@ class Options:
     engine: Literal["local", "ray", "slurm"] = "local"
     """local: this machine; ray: the cluster of RAY_ADDRESS; slurm: write an array script for sbatch"""
     gpus: float = 0
-    """of a ray or slurm machine, per run; with ray 0.25 lets four runs share one"""
+    """GPUs of a ray or slurm machine for each run; with ray 0.25 lets four runs share one"""
 
 
 # --- one run ---

@@ -70,13 +70,13 @@ class Options:
     script: tyro.conf.Positional[
         Literal["sac_drq", "td3", "ddpg", "ppo_continuous", "dqn_atari_style", "rainbow"]
     ]
-    """whose hyperparameters"""
+    """script whose hyperparameters are searched"""
     trials: Size = 30
     """trials of the study, those of earlier calls included"""
     workers: Size = 1
     """trials side by side; each has one torch thread"""
     name: str | None = None
-    """of the study; None: script and environment"""
+    """name of the study; None: script and environment"""
     space: Path | None = None
     """what is tried; None: benchmark/spaces/<script>.yaml"""
     sweeps_dir: Path = Path("runs/sweeps")

@@ -52,7 +52,7 @@ class Options:
     checkpoints: tyro.conf.Positional[tuple[Path, ...]] = ()
     """run folders (their best.pt) or checkpoint files"""
     episodes: Size = 100
-    """episodes of the score"""
+    """unseen episodes that score each policy"""
     zoo: Path = ROOT / "zoo"
     """where the policies go"""
     table: Path = ROOT / "docs" / "zoo.md"
@@ -60,7 +60,7 @@ class Options:
     results: Path = ROOT / "benchmark" / "results"
     """folders as collect.py makes them, which know how long a training took"""
     trust: bool = False
-    """import the modules that checkpoints name for their environments: they may run any code"""
+    """import the modules that checkpoints name for environments and wrappers: they may run any code"""
 
 
 def training_score(checkpoint: dict) -> float:

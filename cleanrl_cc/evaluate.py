@@ -78,11 +78,11 @@ class Options:
     json: bool = False
     """print the result as one JSON object"""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:1"""
+    """torch device: auto, cpu, cuda or cuda:1"""
     script: Path | None = None
-    """script that trained the policy, a copy of one of ours; None: the one of the checkpoint's name"""
+    """script that trained the policy, a copy of one of ours; None: the one that the checkpoint names"""
     trust: bool = False
-    """import the module that a checkpoint names for its environment: it may run any code"""
+    """import the modules that a checkpoint names for its environment and wrappers: they may run any code"""
     export_onnx: Path | None = None
     """write the policy to this ONNX file, and play nothing"""
     export_torch: Path | None = None
@@ -226,8 +226,8 @@ def load_policy(
     Args:
         source: a run folder (its best.pt, else its last.pt), a checkpoint file, or hf://user/name.
         device: auto, cpu, cuda or cuda:1.
-        trust: import the module that the checkpoint may name for its environment, from the working directory
-            or from what is installed. Without it no code runs that the checkpoint chose.
+        trust: import the modules that the checkpoint may name for its environment and wrappers, from the
+            working directory or from what is installed. Without it no code runs that the checkpoint chose.
         script: the file that trained it, a copy of one of ours; None: the one of its name beside this file.
 
     Raises:

@@ -42,7 +42,8 @@ class RunArgs:
     obs: Literal["auto", "pixels", "state"] = "auto"
     """what the agent observes; auto: pixels where the environment emits images, else state"""
     action_set: Literal["auto", "native", "five"] = "auto"
-    """action space; auto: two axes in CarRacing, continuous in LunarLander; five: CarRacing's discrete one"""
+    """action space; auto: two axes in CarRacing, continuous in LunarLander; native: the environment's own;
+    five: CarRacing's five discrete actions"""
     action_repeat: Small = 1
     """environment steps per agent step; rewards are summed, and only the last frame is rendered"""
     frame_stack: Annotated[Whole, Range(1, 255)] = 4  # ages in an episode are stored as bytes
@@ -68,7 +69,7 @@ class RunArgs:
     """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False
     """one graph of each whole update by torch.compile, which needs a C++ compiler, on a GPU Triton; the first
-    update then takes a minute, and the others some two thirds of their time"""
+    update then takes up to some minutes, and the others less time"""
 
     # Run folder
     runs_dir: str = "runs"
@@ -78,7 +79,7 @@ class RunArgs:
     resume: str | None = None
     """run folder, or its last.pt, to continue with its own arguments: --total-timesteps may grow, and what
     only records may change. With another --device, --num-threads or --compile it is no longer the same bit
-    for bit. A run in my_module:MyEnv-v0 needs --env-id again, since that module's code is run"""
+    for bit. Flags that name a module of yours have to be typed again, since its code is run"""
     checkpoint_frequency: Steps = 25_000
     """global steps between checkpoints; 0: only at the end and when stopped"""
     eval_frequency: Steps = 10_000
