@@ -48,8 +48,8 @@ FRONT_LINES = 4
 INTRODUCTION = """# Benchmarks
 
 Written by `python benchmark/report.py` from the files in `benchmark/results`. Every run there keeps its
-arguments, its commands, its machine and its evaluations. The commands at the end give a run's arguments with
-the presets of today, whatever they were when it ran.
+arguments, its commands, its machine and its evaluations. The commands at the end give the arguments of the
+first seed with the presets of today, whatever they were when it ran.
 
 How to read the tables:
 
@@ -58,13 +58,14 @@ How to read the tables:
 - *Final* is the last evaluation of each run, *best* the highest of each run. Both are evaluations during
   training, and the best of many is flattered by its choice.
 - *Unseen* scores the same two policies over episodes that the training never played (`evaluate.py`, seeds
-  from 10,000). In brackets is the number of episodes per seed; with one seed their standard deviation, too.
+  from 10,000). In parentheses the number of episodes per seed; with one seed their standard deviation, too.
 - *Steps* are agent steps; one is `--action-repeat` environment frames. *Hours* are hours of training on the
   machine named below, which may have done other things meanwhile.
-- A dash is a number that nobody has measured. `not yet run` marks a cell that a script in `benchmark/` lists
-  and no result fills; environments without any result are listed at the end.
+- A cell is one algorithm, or a variant of it in parentheses, on one environment; the commands at the end say
+  how a variant differs. A dash is a number that nobody has measured. `not yet run` marks a cell that a script
+  in `benchmark/` lists and no result fills; environments without any result are listed at the end.
 
-In the figures one color is one script. Ours is solid, and a variant of it paler; the curves of peers that
+In the figures one colour is one script. Ours is solid, and a variant of it paler; the curves of peers that
 were trained beside ours are dashed, published scores dotted. These differ in versions, steps and statistics:
 see the table below each figure. A line is the mean over seeds, its band the 95 % bootstrap interval. With one
 seed the paler band is the standard deviation of the episodes of each evaluation; variants have none. A seed
@@ -86,7 +87,7 @@ deviation over episodes. Beside it DQN, the simplest of the six, where it is fin
 BENCHMARK = """## 2. Benchmark
 
 The six scripts by their presets, and the variants that the presets were chosen against. First the robots at
-equal steps: evaluations during training, of the runs that came so far; in parentheses their number.
+equal steps: evaluations during training, of the runs that got that far; in parentheses their number.
 
 Normalised scores are 0 for random actions and 1 for the best published score. The interquartile mean is that
 of the middle half of all runs. Intervals of 95 % are from a bootstrap stratified by task, to which a task of
@@ -99,7 +100,8 @@ IMPROVEMENT = """
 | on the tasks that both have | probability of improvement | runs of the first | runs of the second |
 |---|---|---|---|"""
 ABLATION = (
-    "## 3. Ablation\n\nRainbow without one of its components each, DQN, and DQN with Rainbow's n-step.\n"
+    "## 3. Ablation\n\nRainbow without each of its components in turn, DQN, and DQN with Rainbow's n-step. "
+    "`no-exploration` has\nneither noise nor random actions.\n"
 )
 ROBUSTNESS = """## 4. Robustness
 
@@ -362,8 +364,11 @@ def remainder(results: Cells, planned: dict[str, dict[str, int]]) -> list[str]:
     page.append("## Commands and machines\n")
     for table, cells in results.items():
         for name, runs in cells.items():
-            machines = sorted({describe(run) for run in runs})
-            page += [f"{title(name)} on {table}, seed {runs[0]['args']['seed']}; {'; '.join(machines)}:\n"]
+            machines = defaultdict(list)
+            for run in runs:
+                machines[describe(run)].append(str(run["args"]["seed"]))
+            where = [f"seed {', '.join(seeds)}: {machine}" for machine, seeds in machines.items()]
+            page += [f"{title(name)} on {table}; {'; '.join(where)}.\n"]
             page += [f"```bash\n{command(runs[0])}\n```\n"]
     return page
 
