@@ -10,8 +10,8 @@ normalisation and its noise with a memory.
 
 Differs from the paper:
 - Networks, batch and learning rate are td3.py's, weights start as torch's do, and there is no weight decay.
-- The critic reads the action in its first layer instead of its second; batch normalisation of a critic is
-  therefore that of the state.
+- The critic reads the action in its first layer instead of its second; its batch normalisation is therefore
+  that of the state alone.
 - On pixels: random shift, one encoder that learns from the critic alone and has no target, n-step returns,
   and falling exploration noise, as in DrQ-v2. LunarLander has n-step returns, too.
 """
