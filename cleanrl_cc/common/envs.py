@@ -163,7 +163,7 @@ def _make(
     # tried even where nothing renders: MuJoCo's import fails on a wrong one.
     known = any(name in str(spec.entry_point) for name in (*MUJOCO_MODULES, "shimmy"))
     if known and (renders or "MUJOCO_GL" in os.environ):
-        choose_gl_backend()
+        choose_gl_backend(quietly=not renders)
     if known or spec.namespace == "dm_control":
         announcements.hush_mujoco()
     try:

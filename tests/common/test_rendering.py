@@ -273,7 +273,7 @@ def test_the_gl_backend_is_probed_once_and_told_to_workers():
 def test_a_renderer_is_told_where_something_is_drawn(env_id, obs):
     code = (
         "from cleanrl_cc.common import announcements; from cleanrl_cc.common.envs import make_env; "
-        f"make_env({env_id!r}, obs={obs!r}).reset(seed=1); announcements.tell()"
+        f"[make_env({env_id!r}, obs={obs!r}).reset(seed=1) for _ in range(2)]; announcements.tell()"
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr
