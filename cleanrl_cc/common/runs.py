@@ -261,7 +261,7 @@ class Run(Interruptible):
             if self.agent.num_updates == 0 and global_step >= self.args.total_timesteps:
                 self.say(
                     f"Nothing was learned: {global_step:,} steps end before the first update. "
-                    "A larger --total-timesteps has some."
+                    "A larger --total-timesteps reaches it."
                 )
         if size() > 1:
             exchange(0)  # nobody exits before the files are whole: torchrun would end the others
