@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rainbow with all of its components, without one of them each, without noise and without random actions, DQN, and DQN with Rainbow's
+# Rainbow with all of its components, without each of them in turn, without noise and without random actions, DQN, and DQN with Rainbow's
 # n-step; on a task of minutes.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"

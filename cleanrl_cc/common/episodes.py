@@ -1,4 +1,4 @@
-"""Where episodes begin and end, how they are stored and restored, and how faults are told."""
+"""Where episodes begin and end, how they are stored and restored, and how faults are reported."""
 
 import base64
 from abc import ABC, abstractmethod

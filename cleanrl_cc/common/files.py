@@ -101,7 +101,7 @@ def seal(archive: IO[bytes], token: str):
 
 
 def read_seal(path: Path) -> str:
-    """The token of a sealed archive, "" of one without a seal, as versions before 0.2 wrote them.
+    """The token of a sealed archive, "" of one without a seal, as earlier versions wrote it.
 
     Raises:
         ValueError, zipfile.BadZipFile: not a bit may be believed. Without a seal, only what is in the members
