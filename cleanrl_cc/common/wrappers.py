@@ -23,27 +23,31 @@ class UnitActions(gym.ActionWrapper):
         box = env.action_space
         low = box.low.astype(np.float64).ravel()
         high = box.high.astype(np.float64).ravel()
-        unbounded = ~np.isfinite(low) | ~np.isfinite(high)
-        if unbounded.any():
-            names = np.flatnonzero(unbounded).tolist()
+        # whole numbers have no infinity: their box says it apart
+        finite_low = np.isfinite(low) & box.bounded_below.ravel()
+        finite_high = np.isfinite(high) & box.bounded_above.ravel()
+        if not (finite_low & finite_high).all():
+            names = np.flatnonzero(~(finite_low & finite_high)).tolist()
             warnings.warn(
                 f"Action dimensions {names} have no finite bounds: using [-1, 1], "
                 "or 2 units from the finite one.",
                 stacklevel=2,
             )
-            finite_low, finite_high = np.isfinite(low), np.isfinite(high)
             low, high = (  # an interval of length 2 at the bound that there is
                 np.where(finite_low, low, np.where(finite_high, high - 2, -1.0)),
                 np.where(finite_high, high, np.where(finite_low, low + 2, 1.0)),
             )
+        self.low = low
+        self.high = high
         self.center = (high + low) / 2
         self.half_range = (high - low) / 2
         self.action_space = Box(-1.0, 1.0, low.shape, np.float32)
 
     def action(self, action: np.ndarray) -> np.ndarray:
         box = self.env.action_space
-        scaled = self.center + self.half_range * np.clip(action, -1.0, 1.0)
-        if np.issubdtype(box.dtype, np.integer):
+        # of the result, since a sum may be rounded past its bound
+        scaled = np.clip(self.center + self.half_range * action, self.low, self.high)
+        if box.dtype.kind != "f":
             scaled = np.rint(scaled)
         return scaled.reshape(box.shape).astype(box.dtype)
 

@@ -45,6 +45,31 @@ def test_actions_reach_every_whole_number_between_integer_bounds():
     )
 
 
+def test_no_bound_is_passed_by_the_last_digit_of_a_float64():
+    low, high = np.array([-0.1, -0.7, 0.1, -3.3]), np.array([0.3, 0.1, 0.7, 9.9])
+    env = make_stub(action_space=Box(low, high, dtype=np.float64))
+    env.reset()
+    for action, expected in [(-1, low), (1, high)]:
+        env.step(np.full(4, action, np.float32))
+        assert np.allclose(env.unwrapped.action, expected)
+        assert env.unwrapped.action_space.contains(env.unwrapped.action)
+
+
+def test_true_and_false_take_half_of_the_range_each():
+    env = make_stub(action_space=Box(0, 1, (4,), bool))
+    env.reset()
+    env.step(np.array([-1, -0.5, 0.5, 1], np.float32))
+    assert env.unwrapped.action.tolist() == [False, False, True, True]
+
+
+def test_whole_numbers_without_bounds_have_those_of_other_numbers():
+    with pytest.warns(UserWarning, match=r"Action dimensions \[0, 1\]"):
+        env = make_stub(action_space=Box(-np.inf, np.inf, (2,), np.int64))
+    env.reset()
+    env.step(np.array([-1, 1], np.float32))
+    assert env.unwrapped.action.tolist() == [-1, 1]
+
+
 @pytest.mark.parametrize("bound", [np.inf, np.nan])
 def test_missing_bounds_are_replaced_with_one_warning(bound):
     space = Box(-2, 2, (3,))
