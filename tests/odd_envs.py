@@ -334,6 +334,18 @@ class TooLarge(InfiniteReward):
         return 1e300 if type(self).steps > 100 else 0.0
 
 
+class Shorter(InfiniteReward):
+    """One number in the place of two."""
+
+    steps = 0
+
+    def observe(self):
+        return Walk.observe(self)[: 1 if type(self).steps > 100 else 2]
+
+    def reward(self):
+        return 0.0
+
+
 class Raises(InfiniteReward):
     steps = 0
 

@@ -157,7 +157,8 @@ class StateObservation(gym.Wrapper):
         super().__init__(env)
         self.space = env.observation_space
         self.is_box = isinstance(self.space, Box)
-        self.observation_space = Box(-np.inf, np.inf, (flatdim(self.space),), np.float32)
+        self.size = flatdim(self.space)
+        self.observation_space = Box(-np.inf, np.inf, (self.size,), np.float32)
 
     def reset(self, **kwargs):
         obs, info = self.env.reset(**kwargs)
@@ -168,16 +169,15 @@ class StateObservation(gym.Wrapper):
         return self.vector(obs), reward, terminated, truncated, info
 
     def vector(self, obs) -> np.ndarray:
+        """Raises ValueError for another number of values: one alone would fill a whole row."""
         if self.is_box:  # what `flatten` would do, in half its time
-            return np.array(obs, np.float32).reshape(-1)
-        return flatten(self.space, obs).astype(np.float32)
+            return np.array(obs, np.float32).reshape(self.size)
+        return flatten(self.space, obs).astype(np.float32).reshape(self.size)
 
     def describe(self) -> str:
         """What the agent sees, for a line at the start."""
-        size = self.observation_space.shape[0]
-        shape = self.space.shape
-        source = "" if self.is_box and shape == (size,) else f", from {_name(self.space)}"
-        return f"a vector of {size:,} number{'s' * (size != 1)}{source}"
+        source = "" if self.is_box and self.space.shape == (self.size,) else f", from {_name(self.space)}"
+        return f"a vector of {self.size:,} number{'s' * (self.size != 1)}{source}"
 
 
 class PixelObservation(gym.Wrapper):

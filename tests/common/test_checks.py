@@ -47,6 +47,7 @@ FAULTS = {
     "NaNObservation": ["observed nan", "place 0 of 2"],
     "InfiniteReward": ["reward inf"],
     "TooLarge": ["reward 1e+300"],
+    "Shorter": ["ValueError", "size 1 into shape (2,)"],
     "Raises": ["AssertionError: the", "odd_envs.py, line"],
 }
 
