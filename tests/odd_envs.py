@@ -1,6 +1,7 @@
 """Environments as users write them, `odd_envs:Name-v0` on a command line: each is odd in one thing."""
 
 import os
+import sys
 import time
 
 import gymnasium as gym
@@ -354,6 +355,17 @@ class Raises(InfiniteReward):
         return 0.0
 
 
+class Quits(InfiniteReward):
+    """As if its window were closed."""
+
+    steps = 0
+
+    def reward(self):
+        if type(self).steps > 100:
+            sys.exit()
+        return 0.0
+
+
 class Exits(InfiniteReward):
     """Its process ends without a word."""
 
@@ -376,6 +388,11 @@ class Hangs(InfiniteReward):
 class Unmade(Walk):
     def __init__(self, render_mode=None):
         raise LookupError("no licence")
+
+
+class Unbegun(Walk):
+    def __init__(self, render_mode=None):
+        sys.exit(0)
 
 
 # --- pictures and ends ---

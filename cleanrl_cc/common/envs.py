@@ -24,7 +24,7 @@ from gymnasium.spaces import Box, Discrete
 from cleanrl_cc.common import announcements
 from cleanrl_cc.common.checks import Checked
 from cleanrl_cc.common.episodes import Episodes
-from cleanrl_cc.common.errors import InputError, describe
+from cleanrl_cc.common.errors import InputError, describe, is_foreign
 from cleanrl_cc.common.observations import (
     Picture,
     PixelObservation,
@@ -168,8 +168,6 @@ def _make(
         announcements.hush_mujoco()
     try:
         env = gym.make(spec, disable_env_checker=True, **kwargs)
-    except InputError:
-        raise
     except TypeError as error:
         if "'render_mode'" not in str(error):
             raise InputError(f"{env_id} cannot be made: {describe(error)}.") from error
@@ -177,7 +175,9 @@ def _make(
             f"{env_id} cannot be drawn: it has no argument render_mode. "
             "Use it without videos and without pixels."
         ) from error
-    except Exception as error:  # whatever a user's own code raises
+    except BaseException as error:  # whatever a user's own code raises
+        if not is_foreign(error):
+            raise
         raise InputError(f"{env_id} cannot be made: {describe(error)}.") from error
     # Gymnasium's renderer looks for it when it draws first, and so may whoever else has imported MuJoCo
     is_mujoco = uses_mujoco(env)

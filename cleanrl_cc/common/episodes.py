@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy import vdot
 
-from cleanrl_cc.common.errors import InputError, describe
+from cleanrl_cc.common.errors import InputError, describe, is_foreign
 from cleanrl_cc.common.observations import PixelObservation
 
 EPISODE = "cleanrl_cc/episode"  # key of what is known of an ended episode; a user's own "episode" stays
@@ -81,7 +81,9 @@ class Episodes(gym.Wrapper):
         self.ended = False
         try:
             self.obs, info = self.env.reset(seed=self.seed)
-        except Exception as error:
+        except BaseException as error:
+            if not is_foreign(error):
+                raise
             raise self._fault(f"failed with {describe(error)}") from error
         self._require_finite(0.0)
         return self.obs, info
@@ -100,7 +102,9 @@ class Episodes(gym.Wrapper):
             self.ended = bool(terminated or truncated)
             if self.ended:
                 info = info | {EPISODE: self.record()}
-        except Exception as error:
+        except BaseException as error:
+            if not is_foreign(error):
+                raise
             raise self._fault(f"failed with {describe(error)}") from error
         return self.obs, reward, terminated, truncated, info
 
@@ -126,7 +130,9 @@ class Episodes(gym.Wrapper):
     def render(self):
         try:
             return self.env.render()
-        except Exception as error:
+        except BaseException as error:
+            if not is_foreign(error):
+                raise
             raise self._fault(f"failed to draw with {describe(error)}") from error
 
     def describe(self) -> str:

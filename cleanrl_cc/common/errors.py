@@ -14,6 +14,12 @@ def require(condition: bool, name: str, value, expected: str | None):
         raise InputError(f"--{name.replace('_', '-')} must be {expected}, not {value!r}.")
 
 
+def is_foreign(error: BaseException) -> bool:
+    """Whether someone else's code raised it: any Exception, or the SystemExit of a success, which would end a
+    run without a word. Ours, InputError and what a signal raises, have a code."""
+    return isinstance(error, Exception) or (isinstance(error, SystemExit) and not error.code)
+
+
 def describe(error: BaseException) -> str:
     """An error of someone else's code in one line: its type, what it says first, and where it came from."""
     text = (str(error).strip().splitlines() or [""])[0].rstrip(".")

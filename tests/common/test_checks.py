@@ -1,5 +1,7 @@
 """What an environment breaks of its promises is told in one sentence, before it is stored."""
 
+import sys
+
 import numpy as np
 import odd_envs
 import pytest
@@ -22,6 +24,7 @@ BROKEN = {
     "ResetAlone": ["reset()", "observation, info"],
     "NoSeed": ["TypeError", "seed"],
     "Unmade": ["LookupError: no licence", "odd_envs.py"],
+    "Unbegun": ["SystemExit: 0", "odd_envs.py"],
 }
 
 
@@ -49,6 +52,7 @@ FAULTS = {
     "TooLarge": ["reward 1e+300"],
     "Shorter": ["ValueError", "size 1 into shape (2,)"],
     "Raises": ["AssertionError: the", "odd_envs.py, line"],
+    "Quits": ["SystemExit", "odd_envs.py, line"],
 }
 
 
@@ -77,3 +81,13 @@ def test_an_error_names_environment_and_step():
         env.reset()
         for _ in range(200):
             env.step(np.zeros(1, np.float32))
+
+
+@pytest.mark.parametrize("code", [130, "a sentence"])
+def test_what_ends_a_run_on_purpose_is_no_fault_of_the_environment(code, monkeypatch):
+    monkeypatch.setattr(odd_envs.Walk, "reward", lambda self: sys.exit(code))
+    env = make_env("odd_envs:Walk-v0")
+    env.reset()
+    with pytest.raises(SystemExit) as end:
+        env.step(np.zeros(1, np.float32))
+    assert end.value.code == code
