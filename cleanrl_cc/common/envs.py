@@ -147,6 +147,11 @@ def make_env(
         frames = _frames(env, picture, image_size, watched)
         env = PixelObservation(env, *frames, frame_stack, image_size, grayscale)
     else:
+        if not env.observation_space.is_np_flattenable:
+            raise InputError(
+                f"{env_id} observes what has no fixed size ({env.observation_space}): "
+                "--wrappers module:Class may make a Box of it."
+            )
         env = StateObservation(env)
     return Episodes(env, seed, env_id, training)
 

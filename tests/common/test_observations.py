@@ -4,7 +4,7 @@ import numpy as np
 import odd_envs
 import pytest
 from env_helpers import made, make_stub, play
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, Sequence, Tuple
 from helpers import input_error
 from odd_envs import emits, image
 
@@ -168,6 +168,13 @@ def test_a_picture_is_not_flattened_unasked(space, words):
     message = input_error(made, emits(space))
     assert all(word in message for word in [*words, "--obs state"]), message
     assert made(emits(space), obs="state").reset(seed=1)[0].ndim == 1
+
+
+@pytest.mark.parametrize("obs", ["auto", "state"])
+@pytest.mark.parametrize("space", [Sequence(Box(-1, 1)), Dict({"a": Box(-1, 1), "b": Sequence(Discrete(3))})])
+def test_what_has_no_fixed_size_is_told(space, obs):
+    message = input_error(made, emits(space), obs=obs)
+    assert "no fixed size" in message and "Sequence" in message and "--wrappers" in message
 
 
 def test_an_image_in_a_dictionary_is_seen_alone_if_that_is_asked_for():
