@@ -326,6 +326,15 @@ class InfiniteReward(NaNObservation):
         return np.inf if type(self).steps > 100 else 0.0
 
 
+class Half(InfiniteReward):
+    """Infinite in a type without larger numbers."""
+
+    steps = 0
+
+    def reward(self):
+        return np.float16(super().reward())
+
+
 class TooLarge(InfiniteReward):
     """A number that float32 does not have."""
 

@@ -95,10 +95,11 @@ class Episodes(gym.Wrapper):
         self.actions.append(np.array(action))  # a copy: vector environments reuse their buffers
         try:
             self.obs, reward, terminated, truncated, info = self.env.step(action)
+            reward = float(reward)  # a float16 is compared with float16's numbers: infinity with infinity
             # the product of the observation with itself costs a third of np.isfinite
             if not (self.is_uint8 or isfinite(vdot(self.obs, self.obs))) or not abs(reward) <= LARGEST:
                 self._require_finite(reward)
-            self.episodic_return += float(reward)
+            self.episodic_return += reward
             self.ended = bool(terminated or truncated)
             if self.ended:
                 info = info | {EPISODE: self.record()}

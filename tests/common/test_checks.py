@@ -49,6 +49,7 @@ def test_numbers_beyond_their_bounds_are_told_once_and_taken(capsys):
 FAULTS = {
     "NaNObservation": ["observed nan", "place 0 of 2"],
     "InfiniteReward": ["reward inf"],
+    "Half": ["reward inf"],
     "TooLarge": ["reward 1e+300"],
     "Shorter": ["ValueError", "size 1 into shape (2,)"],
     "Raises": ["AssertionError: the", "odd_envs.py, line"],
