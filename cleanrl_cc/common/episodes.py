@@ -124,6 +124,11 @@ class Episodes(gym.Wrapper):
 
     def _fault(self, what: str) -> InputError:
         moment = f"in step {len(self.actions)} of" if self.actions else "at the beginning of"
+        if self.actions and not np.isfinite(self.actions[-1]).all():  # whatever it does then
+            return InputError(
+                f"The actions are not finite any more, {moment} episode {self.episode + 1}: "
+                "the networks have diverged. A lower learning rate or smaller rewards may help."
+            )
         return InputError(
             f"Environment {self.entropy[-1]} of {self.name} {what}, {moment} its episode {self.episode + 1}."
         )

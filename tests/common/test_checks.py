@@ -92,3 +92,10 @@ def test_what_ends_a_run_on_purpose_is_no_fault_of_the_environment(code, monkeyp
     with pytest.raises(SystemExit) as end:
         env.step(np.zeros(1, np.float32))
     assert end.value.code == code
+
+
+def test_the_environment_is_not_blamed_for_the_agent():
+    env = make_env("Pendulum-v1")
+    env.reset()
+    with pytest.raises(InputError, match=r"actions .* step 1 of episode 1.*learning rate"):
+        env.step(np.full(1, np.nan, np.float32))
