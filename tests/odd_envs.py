@@ -420,6 +420,18 @@ class GrayFilm(Walk):
         return np.full((40, 40), self.time, np.uint8)
 
 
+class FloatFilm(Walk):
+    def render(self):
+        return np.zeros((40, 40, 3))
+
+
+class GrowingFilm(Walk):
+    """A picture for each step so far."""
+
+    def render(self):
+        return np.zeros((40, 40 + 2 * self.time, 3), np.uint8)
+
+
 class Endless(Walk):
     length = 10**9
 

@@ -261,8 +261,14 @@ class Film:
         if frame.shape[2] == 1:
             frame = frame.repeat(3, axis=2)
         height, width = (size // 2 * 2 for size in frame.shape[:2])
+        if self.writer is not None and frame.shape != self.shape:
+            raise InputError(
+                f"{self.path} could not be written: after pictures {self.shape} one {frame.shape} came. "
+                "Draw one size, or film nothing."
+            )
         try:
             if self.writer is None:
+                self.shape = frame.shape
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 settings = {
                     "fps": self.fps,

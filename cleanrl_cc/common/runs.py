@@ -34,6 +34,7 @@ from cleanrl_cc.common.files import FolderLock
 from cleanrl_cc.common.folders import new_folder, write_description
 from cleanrl_cc.common.interruption import Interruptible
 from cleanrl_cc.common.machine import unwatch_networks
+from cleanrl_cc.common.rendering import as_frame
 from cleanrl_cc.common.scripts import script_name
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
@@ -226,8 +227,9 @@ class Run(Interruptible):
             self.eval_envs.append(make_env(**self.recipe, render_mode=mode))
             if self.args.capture_video:
                 self.eval_envs[0].reset(seed=EVALUATION_SEED)
-                if not isinstance(self.eval_envs[0].render(), np.ndarray):
+                if not isinstance(picture := self.eval_envs[0].render(), np.ndarray):
                     raise InputError(f"{self.args.env_id} draws no pictures: leave out --capture-video.")
+                as_frame(picture, self.eval_envs[0])
         while len(self.eval_envs) < side_by_side(self.eval_envs[0], num_episodes):
             self.eval_envs.append(make_env(**self.recipe))
         set_rng_state(generators)

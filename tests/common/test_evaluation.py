@@ -195,6 +195,13 @@ def test_it_is_filmed(name, fps, tmp_path):
         assert film.get_meta_data()["fps"] == fps and film.count_frames() == 30
 
 
+def test_pictures_of_several_sizes_are_no_film(tmp_path):
+    changes = {"env_id": "odd_envs:GrowingFilm-v0", "total_timesteps": 10, "capture_video": True}
+    message = input_error(train, "sac_drq", tmp_path / "run", **changes)
+    assert "(40, 40, 3)" in message and "(40, 42, 3) came" in message
+    assert not list((tmp_path / "run" / "videos").iterdir())
+
+
 @pytest.mark.parametrize("stated, steps", [(None, 40), (60, 60), (10**9, 80)])
 def test_an_evaluation_without_end_is_cut_and_says_so(stated, steps, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "CUT_STEPS", (40, 80))

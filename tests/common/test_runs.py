@@ -223,6 +223,12 @@ def test_what_cannot_be_filmed_is_told_before_training_and_a_missing_rate_is_30(
         assert len(list((tmp_path / "run" / "videos").iterdir())) == 1
 
 
+def test_pictures_that_are_no_bytes_are_told_before_training(tmp_path):
+    changes = {"env_id": "odd_envs:FloatFilm-v0", "capture_video": True, "total_timesteps": 60}
+    assert "returns float64" in input_error(train, SCRIPTS[0], tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_policy_that_is_not_finite_is_not_evaluated(tmp_path, monkeypatch):
     monkeypatch.setattr(BrokenReward, "steps", 0)
     monkeypatch.setattr(Episodes, "_require_finite", lambda *_: None)
