@@ -100,6 +100,13 @@ def test_a_trace_ends_with_the_value_of_a_time_limit_and_realised_returns_go_on_
     assert (analysis["value_bias"], analysis["value_correlation"]) == pytest.approx((0.5, 1.0))
 
 
+@pytest.mark.parametrize("length", [1, 5])
+def test_values_that_are_constant_have_a_bias_alone(length, tmp_path, recwarn):
+    trace = np.array([[3.0, 0.0]] * length + [[0.0, 0.0]])
+    assert analyze_value([trace], 0.5, tmp_path / "value.png") == {"value_bias": 3.0}
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [

@@ -194,7 +194,7 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
         path: of the picture; its folder is made.
 
     Returns:
-        `value_bias`, the mean of predicted minus realised, and `value_correlation`.
+        `value_bias`, the mean of predicted minus realised, and `value_correlation`, unless one is constant.
 
     Raises:
         InputError: the picture cannot be written.
@@ -212,8 +212,9 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
         predicted.append(values[:-1])
         realised.append(returns[:-1])
     everything = np.concatenate(predicted), np.concatenate(realised)
-    bias = float(np.mean(everything[0] - everything[1]))
-    correlation = float(np.corrcoef(everything)[0, 1])
+    analysis = {"value_bias": float(np.mean(everything[0] - everything[1]))}
+    if all(values.std() > 0 for values in everything):  # what is constant correlates with nothing
+        analysis["value_correlation"] = float(np.corrcoef(everything)[0, 1])
 
     shown = min(3, len(traces))
     figure = Figure(figsize=(4 * (shown + 1), 3.2), layout="constrained")
@@ -225,14 +226,13 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
     axes[0].legend(fontsize="small")
     axes[-1].scatter(everything[1], everything[0], s=2, alpha=0.3)
     axes[-1].axline((0, 0), slope=1, color="gray", linewidth=1)
-    axes[-1].set(
-        title=f"correlation {correlation:.2f}, bias {bias:.2g}", xlabel="realised", ylabel="predicted"
-    )
+    title = ", ".join(f"{name.removeprefix('value_')} {value:.2g}" for name, value in analysis.items())
+    axes[-1].set(title=title, xlabel="realised", ylabel="predicted")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
     print(path, file=sys.stderr)
-    return {"value_bias": bias, "value_correlation": correlation}
+    return analysis
 
 
 class Film:
