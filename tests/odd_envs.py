@@ -227,6 +227,16 @@ class Board(Walk):
 # --- broken promises ---
 
 
+class NoSpace(gym.Env):
+    """Forgot to say what it observes."""
+
+    action_space = Walk.action_space
+
+
+class NoActions(Walk):
+    action_space = 3
+
+
 class OneForThree(Walk):
     observation_space = Box(-5, 5, (3,), np.float32)
 
@@ -502,4 +512,5 @@ class Multiplied(gym.RewardWrapper):
 for name, kind in list(globals().items()):
     if isinstance(kind, type) and issubclass(kind, Walk):
         gym.register(f"{name}-v0", kind)
+gym.register("NoSpace-v0", NoSpace)
 gym.register("LimitedFourValues-v0", FourValues, max_episode_steps=20)

@@ -15,6 +15,14 @@ from cleanrl_cc.common.observations import leaves
 GYMNASIUM = Path(gym.__file__).parent
 
 
+def check_spaces(env: gym.Env, name: str):
+    """Raises InputError unless observations and actions have a space of Gymnasium."""
+    for kind in ("observation_space", "action_space"):
+        space = getattr(env, kind, None)
+        if not isinstance(space, gym.Space):
+            raise InputError(f"{kind} of {name} must be Box or another of gymnasium.spaces, not {space!r}.")
+
+
 class Checked(gym.Wrapper):
     """Looks at what the first `reset` and the first `step` return: the number of values, their types, and
     whether the observation has the form that its space says.

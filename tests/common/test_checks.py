@@ -11,6 +11,8 @@ from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.errors import InputError
 
 BROKEN = {
+    "NoSpace": ["observation_space", "Box", "not None"],
+    "NoActions": ["action_space", "Box", "not 3"],
     "OneForThree": ["its space", "(3,)", "(1,)"],
     "FloatsForBytes": ["its space", "uint8", "float64"],
     "MissingKey": ["its space", "place, time"],
