@@ -404,6 +404,11 @@ class Hangs(InfiniteReward):
         return 0.0
 
 
+class Unclosed(Walk):
+    def close(self):
+        raise RuntimeError("closed already")
+
+
 class Unmade(Walk):
     def __init__(self, render_mode=None):
         raise LookupError("no licence")

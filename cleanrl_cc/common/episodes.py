@@ -1,6 +1,7 @@
 """Where episodes begin and end, how they are stored and restored, and how faults are reported."""
 
 import base64
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
@@ -140,6 +141,14 @@ class Episodes(gym.Wrapper):
             if not is_foreign(error):
                 raise
             raise self._fault(f"failed to draw with {describe(error)}") from error
+
+    def close(self):
+        try:
+            self.env.close()
+        except BaseException as error:  # of a run that has saved everything
+            if not is_foreign(error):
+                raise
+            print(f"Warning: {self._fault(f'failed to close with {describe(error)}')}", file=sys.stderr)
 
     def describe(self) -> str:
         """What the agent sees, for a line at the start."""

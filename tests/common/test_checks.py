@@ -96,6 +96,17 @@ def test_what_ends_a_run_on_purpose_is_no_fault_of_the_environment(code, monkeyp
     assert end.value.code == code
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_fault_while_closing_does_not_end_a_run_that_is_done(num_envs, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("cleanrl_cc.common.envs.usable_cores", lambda: 2)
+    changes = {"env_id": "odd_envs:Unclosed-v0", "total_timesteps": 60, "num_envs": num_envs}
+    assert np.isfinite(train("sac_drq", tmp_path / "run", **changes))
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "closed already" in line]
+    assert len(warnings) == num_envs + 1  # and that of evaluations
+    assert all(line.startswith("Warning: Environment") for line in warnings)
+
+
 def test_the_environment_is_not_blamed_for_the_agent():
     env = make_env("Pendulum-v1")
     env.reset()
