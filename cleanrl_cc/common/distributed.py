@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cleanrl_cc.common.errors import InputError
+
 
 def rank() -> int:
     """The number of this process; 0 alone logs, evaluates and writes."""
@@ -40,6 +42,13 @@ def take_rank(args):
             args.seed = int(np.random.SeedSequence((args.seed, number)).generate_state(1)[0])
         if args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available()):
             args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+
+
+def require_connected(algorithm: str):
+    """Raises InputError where torchrun started several processes of a script that does not `connect` them."""
+    several = dist.is_torchelastic_launched() and os.environ["WORLD_SIZE"] != "1"
+    if several and not dist.is_initialized():
+        raise InputError(f"{algorithm}.py learns in one process, and torchrun starts several: use python.")
 
 
 Network = TypeVar("Network", bound=nn.Module)

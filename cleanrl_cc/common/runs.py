@@ -26,7 +26,7 @@ from cleanrl_cc.common.checkpoints import (
     save_replay,
     set_rng_state,
 )
-from cleanrl_cc.common.distributed import disconnect, exchange, gather, rank, size
+from cleanrl_cc.common.distributed import disconnect, exchange, gather, rank, require_connected, size
 from cleanrl_cc.common.envs import make_env, recipe, restore_envs, snapshot_envs
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.evaluation import EVALUATION_SEED, Film, play_episodes, side_by_side, summarize
@@ -76,6 +76,7 @@ class Run(Interruptible):
         self.rng = rng
         self.buffer = buffer
         self.algorithm = script_name(type(args))
+        require_connected(self.algorithm)
         self.recipe = recipe(args)
         self.replay_prefix = f"rank-{rank()}-" if size() > 1 else ""
         self.evaluation = math.nan  # mean return of the last one

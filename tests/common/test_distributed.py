@@ -13,6 +13,7 @@ import torch.multiprocessing
 from gymnasium.spaces import Box
 from helpers import (
     ROOT,
+    SCRIPTS,
     Fork,
     assert_same,
     assert_same_runs,
@@ -22,6 +23,7 @@ from helpers import (
     input_error,
     resume,
     stop,
+    train,
 )
 
 from cleanrl_cc import ppo_continuous
@@ -154,3 +156,16 @@ def test_two_stopped_processes_go_on_bit_for_bit(tmp_path, monkeypatch):
     assert ranks[0]["envs"][0]["seed"] != ranks[1]["envs"][0]["seed"], (
         "each process has environments of its own"
     )
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "ppo_continuous"])
+def test_who_learns_in_one_process_refuses_several(script, tmp_path, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    message = input_error(train, script, tmp_path / "run", total_timesteps=60)
+    assert f"{script}.py" in message and "use python" in message
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
+    train(script, tmp_path / "run", total_timesteps=10)
