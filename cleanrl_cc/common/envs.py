@@ -30,6 +30,7 @@ from cleanrl_cc.common.observations import (
     PixelObservation,
     StateObservation,
     find_picture,
+    is_flattenable,
     is_opaque,
     leaves,
 )
@@ -147,9 +148,9 @@ def make_env(
         frames = _frames(env, picture, image_size, watched)
         env = PixelObservation(env, *frames, frame_stack, image_size, grayscale)
     else:
-        if not env.observation_space.is_np_flattenable:
+        if not is_flattenable(env.observation_space):
             raise InputError(
-                f"{env_id} observes what has no fixed size ({env.observation_space}): "
+                f"{env_id} observes what is no fixed number of values ({env.observation_space}): "
                 "--wrappers module:Class may make a Box of it."
             )
         env = StateObservation(env)

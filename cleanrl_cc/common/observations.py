@@ -105,6 +105,15 @@ def is_bytes(space: gym.Space) -> bool:
     return space.dtype == np.uint8 and bool((space.low == 0).all() and (space.high == 255).all())
 
 
+def is_flattenable(space: gym.Space) -> bool:
+    """Whether every observation of `space` is as many numbers: not those of Sequence, of Graph, or of a space
+    that Gymnasium does not know, such as MiniGrid's missions."""
+    try:
+        return flatdim(space) >= 0
+    except (ValueError, NotImplementedError):
+        return False
+
+
 def find_picture(env_id: str, space: gym.Space, obs: str) -> Picture | None:
     """The image that the agent sees in observations of `space`; None where it sees a state, or what is drawn.
 
@@ -122,7 +131,7 @@ def find_picture(env_id: str, space: gym.Space, obs: str) -> Picture | None:
         Picture(path, leaf, axes) for path, leaf in leaves(space) if (axes := image_axes(leaf, smallest))
     ]
     images = [picture for picture in found if is_bytes(picture.space)]
-    flattened = f"--obs state flattens it to {flatdim(space):,} numbers" if space.is_np_flattenable else ""
+    flattened = f"--obs state flattens it to {flatdim(space):,} numbers" if is_flattenable(space) else ""
     if obs == "pixels":
         if len(images) > 1:
             names = " and ".join(map(str, images))

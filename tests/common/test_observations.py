@@ -1,5 +1,6 @@
 """What an agent sees: vectors, stacks of images, and which is which."""
 
+import gymnasium as gym
 import numpy as np
 import odd_envs
 import pytest
@@ -170,11 +171,30 @@ def test_a_picture_is_not_flattened_unasked(space, words):
     assert made(emits(space), obs="state").reset(seed=1)[0].ndim == 1
 
 
+class Mission(gym.Space):
+    """A sentence, in a space that Gymnasium does not know, as MiniGrid has it."""
+
+    def sample(self, mask=None, probability=None):
+        return "go to the red ball"
+
+    def contains(self, x):
+        return isinstance(x, str)
+
+    def __repr__(self):
+        return "Mission()"
+
+
 @pytest.mark.parametrize("obs", ["auto", "state"])
-@pytest.mark.parametrize("space", [Sequence(Box(-1, 1)), Dict({"a": Box(-1, 1), "b": Sequence(Discrete(3))})])
-def test_what_has_no_fixed_size_is_told(space, obs):
+@pytest.mark.parametrize("space", [Sequence(Box(-1, 1)), Dict({"a": Box(-1, 1), "b": Mission()})])
+def test_what_is_no_fixed_number_of_values_is_told(space, obs):
     message = input_error(made, emits(space), obs=obs)
-    assert "no fixed size" in message and "Sequence" in message and "--wrappers" in message
+    assert "no fixed number" in message and str(space) in message and "--wrappers" in message
+
+
+def test_an_image_beside_what_is_no_fixed_number_of_values_is_seen_alone():
+    space = Dict({"image": image(7, 7, 3), "mission": Mission()})
+    env = made(emits(space), obs="pixels")
+    assert env.reset(seed=1)[0].shape == env.step(env.action_space.sample())[0].shape == (4, 84, 84)
 
 
 def test_an_image_in_a_dictionary_is_seen_alone_if_that_is_asked_for():
