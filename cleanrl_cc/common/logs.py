@@ -54,6 +54,7 @@ class Log:
         if self.writes:
             if self.args.num_envs > 1:
                 self.say(update_ratio(self.args))
+            self.say(f"Run folder: {self.folder}")
             threading.excepthook = _leave_out_full_disks
             with self._writing_events():
                 self.writer = SummaryWriter(self.folder, purge_step=first_step + 1 if first_step else None)

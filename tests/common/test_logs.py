@@ -136,7 +136,9 @@ def test_without_a_terminal_progress_is_a_line_every_half_minute(tmp_path, monke
     # each look at the clock takes a second
     monkeypatch.setattr(logs, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
     train(SCRIPTS[0], tmp_path / "run", total_timesteps=100)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "steps/s" in line]
+    first, *more = capsys.readouterr().err.splitlines()[1:]
+    assert first == f"Run folder: {tmp_path / 'run'}"
+    lines = [line for line in more if "steps/s" in line]
     assert 2 <= len(lines) <= 10
     form = r"step \d+ of 100  \d+ steps/s  return \S+  \d+ min left  \d+\.\d GB, \d+\.\d GB free"
     assert re.fullmatch(form, lines[-1])
