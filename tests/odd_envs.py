@@ -237,6 +237,23 @@ class NoActions(Walk):
     action_space = 3
 
 
+class NoNumbers(Walk):
+    observation_space = Box(-5, 5, (0,), np.float32)
+
+
+class NoNumberToGive(Walk):
+    action_space = Box(-1, 1, (2, 0), np.float32)
+
+
+class LongVector(Walk):
+    """A place among a thousand million."""
+
+    observation_space = Discrete(10**9)
+
+    def observe(self):
+        return 7
+
+
 class OneForThree(Walk):
     observation_space = Box(-5, 5, (3,), np.float32)
 
@@ -438,6 +455,19 @@ class GrayFilm(Walk):
 class FloatFilm(Walk):
     def render(self):
         return np.zeros((40, 40, 3))
+
+
+class TinyFilm(Walk):
+    def render(self):
+        return np.zeros((1, 40, 3), np.uint8)
+
+
+class FpsText(GrayFilm):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": "fast"}
+
+
+class FpsNegative(GrayFilm):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": -5}
 
 
 class GrowingFilm(Walk):

@@ -16,11 +16,13 @@ GYMNASIUM = Path(gym.__file__).parent
 
 
 def check_spaces(env: gym.Env, name: str):
-    """Raises InputError unless observations and actions have a space of Gymnasium."""
+    """Raises InputError unless observations and actions have a space of Gymnasium, which is not empty."""
     for kind in ("observation_space", "action_space"):
         space = getattr(env, kind, None)
         if not isinstance(space, gym.Space):
             raise InputError(f"{kind} of {name} must be Box or another of gymnasium.spaces, not {space!r}.")
+        if isinstance(space, Box) and 0 in space.shape:
+            raise InputError(f"{kind} of {name} must have a number at least, and is of shape {space.shape}.")
 
 
 class Checked(gym.Wrapper):

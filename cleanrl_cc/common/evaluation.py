@@ -4,9 +4,11 @@ The agent answers all environments that still play with one forward pass: on a s
 more than one answer. Nothing here knows an algorithm.
 """
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +253,9 @@ class Film:
         # the encoder wants the ending
         self.path = path
         self.temporary = path.with_name(path.stem + ".tmp.mp4")
-        self.fps = ((env.metadata or {}).get("render_fps") or 30) / action_repeat
+        rate: Any = (env.metadata or {}).get("render_fps")
+        is_known = isinstance(rate, Real) and 0 < rate < math.inf
+        self.fps = (rate if is_known else 30) / action_repeat
         self.env = env
         self.writer = None
 

@@ -22,6 +22,7 @@ from cleanrl_cc.common.errors import InputError
 
 SMALLEST_SIDE = 36  # of an image
 SMALLEST_CHOSEN = 4  # of one that the user calls so, by --obs pixels
+MOST_NUMBERS = 10_000_000  # of a vector
 
 # --- recognising ---
 
@@ -166,7 +167,13 @@ class StateObservation(gym.Wrapper):
         super().__init__(env)
         self.space = env.observation_space
         self.is_box = isinstance(self.space, Box)
-        self.size = flatdim(self.space)
+        self.size = int(flatdim(self.space))
+        if self.size > MOST_NUMBERS:
+            name = env.spec.id if env.spec else env
+            raise InputError(
+                f"{name} observes {self.size:,} numbers, and at most {MOST_NUMBERS:,} can be learned from: "
+                "--wrappers module:Class may take some out."
+            )
         self.observation_space = Box(-np.inf, np.inf, (self.size,), np.float32)
 
     def reset(self, **kwargs):

@@ -136,7 +136,8 @@ def as_frame(picture, env: gym.Env) -> np.ndarray:
     """
     shape = np.shape(picture)
     is_bytes = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
-    if not is_bytes or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+    is_picture = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+    if not is_bytes or not is_picture or min(shape[:2]) < 2:  # the encoder wants an even number of pixels
         what = (
             f"{picture.dtype} of shape {shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
         )

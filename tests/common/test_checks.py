@@ -13,6 +13,9 @@ from cleanrl_cc.common.errors import InputError
 BROKEN = {
     "NoSpace": ["observation_space", "Box", "not None"],
     "NoActions": ["action_space", "Box", "not 3"],
+    "NoNumbers": ["observation_space", "(0,)"],
+    "NoNumberToGive": ["action_space", "(2, 0)"],
+    "LongVector": ["1,000,000,000 numbers", "--wrappers"],
     "OneForThree": ["its space", "(3,)", "(1,)"],
     "FloatsForBytes": ["its space", "uint8", "float64"],
     "MissingKey": ["its space", "place, time"],

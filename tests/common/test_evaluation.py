@@ -187,7 +187,9 @@ def test_a_film_on_a_full_disk_ends_in_a_sentence(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name, fps", [("FpsNone", 30), ("GrayFilm", 30), ("Walk", 20)])
+@pytest.mark.parametrize(
+    "name, fps", [*((name, 30) for name in ("FpsNone", "FpsText", "FpsNegative", "GrayFilm")), ("Walk", 20)]
+)
 def test_it_is_filmed(name, fps, tmp_path):
     train("sac_drq", tmp_path / "run", env_id=f"odd_envs:{name}-v0", total_timesteps=10, capture_video=True)
     (path,) = (tmp_path / "run" / "videos").iterdir()

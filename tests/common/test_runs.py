@@ -223,9 +223,10 @@ def test_what_cannot_be_filmed_is_told_before_training_and_a_missing_rate_is_30(
         assert len(list((tmp_path / "run" / "videos").iterdir())) == 1
 
 
-def test_pictures_that_are_no_bytes_are_told_before_training(tmp_path):
-    changes = {"env_id": "odd_envs:FloatFilm-v0", "capture_video": True, "total_timesteps": 60}
-    assert "returns float64" in input_error(train, SCRIPTS[0], tmp_path / "run", **changes)
+@pytest.mark.parametrize("name, what", [("FloatFilm", "float64"), ("TinyFilm", "uint8 of shape (1, 40, 3)")])
+def test_what_is_no_picture_is_told_before_training(name, what, tmp_path):
+    changes = {"env_id": f"odd_envs:{name}-v0", "capture_video": True, "total_timesteps": 60}
+    assert f"returns {what}" in input_error(train, SCRIPTS[0], tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
 
 
