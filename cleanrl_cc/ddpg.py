@@ -65,6 +65,8 @@ class Args(RunArgs):
     """Polyak factor of the target networks"""
     learning_rate: Positive = 3e-4
     """Adam's learning rate"""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """schedule of the learning rate, which falls to 0 at the last step unless it is constant"""
     hidden_dim: Width = 256
     """width of the hidden layers"""
     batch_norm: bool = False
@@ -104,9 +106,9 @@ PRESETS = {
     # Learning rate from Stable-Baselines3 zoo, LunarLanderContinuous-v2; tau and n_step from our own runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 1e-3, "tau": 0.01, "n_step": 3},
     "CarRacing-v3": DRQ_V2
-    | {"total_timesteps": 200_000, "action_repeat": 4, "training_wrappers": ("Patience,frames=200",)}
-    | {"checkpoint_frequency": 10_000, "buffer_size": 150_000, "batch_size": 128, "learning_starts": 1_000}
-    | {"encoder_channels": 16, "reward_scale": 0.05}
+    | {"total_timesteps": 80_000, "action_repeat": 4, "training_wrappers": ("RoadRules",), "gamma": 0.97}
+    | {"checkpoint_frequency": 10_000, "buffer_size": 80_000, "batch_size": 128, "learning_starts": 1_000}
+    | {"encoder_channels": 16, "reward_scale": 0.05, "learning_rate_schedule": "linear"}
     | {"exploration_noise": 0.5, "final_exploration_noise": 0.1, "exploration_steps": 50_000},
     # Images, action repeat and learning rate from DrQ-v2, table 2; the noise falls between its schedules for
     # easy and medium tasks
@@ -454,6 +456,10 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
         autoreset = terminations | truncations
 
         # 4. update
+        falls = args.learning_rate_schedule == "linear"
+        learning_rate = args.learning_rate * (1 - previous_step / args.total_timesteps if falls else 1.0)
+        for optimizer in agent.optimizers.values():
+            optimizer.learning_rate.fill_(learning_rate)
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
         while agent.num_updates < updates_due and buffer.size > buffer.n_step:
             metrics |= agent.update(buffer.sample(args.batch_size, rng))
@@ -461,7 +467,8 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
         # 5. log
         run.log_episodes(global_step, infos)
         if crossed(global_step, previous_step, LOG_FREQUENCY):
-            run.log(global_step, metrics | {"charts/exploration_noise": noise})
+            rates = {"charts/learning_rate": learning_rate, "charts/exploration_noise": noise}
+            run.log(global_step, metrics | rates)
 
         # 6. evaluate and checkpoint
         run.evaluate_and_save(global_step, previous_step, metrics)
