@@ -54,6 +54,7 @@ RED = (255, 0, 0)
 GREEN = (0, 255, 0)
 BLUE = (0, 0, 255)
 VIOLET = (51, 0, 255)
+MOVING = 5.0  # a car below this speed stands
 BAR_H = WINDOW_H // 8  # the indicator bar hides this many rows of the world
 FIELD = PLAYFIELD * np.array([(1, 1), (1, -1), (-1, -1), (-1, 1)])
 GRASS = [
@@ -163,24 +164,39 @@ class FastCarRacing(CarRacing, Measured):
             (color, end - len(shape), end) for (_, color, shape), end in zip(parts, ends, strict=True)
         ]
 
-    @property
-    def tiles_visited(self) -> int:
-        """Track tiles visited in this episode."""
-        return self.tile_visited_count
-
-    @property
-    def tiles_total(self) -> int:
-        """Track tiles of this episode's lap."""
-        return len(self.track)
-
     def episode_metrics(self) -> dict[str, float]:
         """What the return hides: a finished lap scores 1000 - 0.1 frames, any
-        other 1000 (1 - missed / total) - 100."""
-        missed = self.tiles_total - self.tiles_visited
-        return {"tiles_missed": float(missed), "lap_finished": float(missed == 0 or self.new_lap)}
+        other 1000 (1 - missed / total) - 100.
+
+        Of all frames, `grass_share` had no wheel on the road. A spin is told by its end: the car moves
+        backwards, which it has no gear for.
+        """
+        missed = len(self.track) - self.tile_visited_count
+        return {
+            "tiles_missed": float(missed),
+            "lap_finished": float(missed == 0 or self.new_lap),
+            "grass_share": self._frames_on_grass / max(1, self._frames),
+            "spins": float(self._spins),
+        }
+
+    def step(self, action):
+        result = super().step(action)
+        if action is None:  # of a reset
+            return result
+        hull = self.car.hull
+        velocity = hull.linearVelocity
+        self._frames += 1
+        self._frames_on_grass += not any(wheel.tiles for wheel in self.car.wheels)
+        if velocity.length > MOVING:
+            was_backwards = self._is_backwards
+            self._is_backwards = hull.GetWorldVector((0, 1)).dot(velocity) < 0
+            self._spins += self._is_backwards and not was_backwards
+        return result
 
     def reset(self, *, seed=None, options=None):
         """As `CarRacing.reset`, which offers no other way to put in a car of a different class."""
+        self._frames = self._frames_on_grass = self._spins = 0
+        self._is_backwards = False
         result = super().reset(seed=seed, options=options)
         self.car.__class__ = FastCar
         return result

@@ -104,22 +104,35 @@ def test_identical_over_a_lap(seed):
     stock, fast = make_pair()
     _, info = play(stock, fast, follow_track, seed, steps=1000, is_drawn=lambda t: t % 5 == 0 or t > 900)
     assert info == {"lap_finished": True}
-    assert fast.tiles_visited == stock.tile_visited_count > 0.9 * fast.tiles_total
-    assert fast.tiles_total == len(stock.track)
-    assert fast.episode_metrics() == {
-        "tiles_missed": len(stock.track) - stock.tile_visited_count,
-        "lap_finished": 1.0,
-    }
+    assert fast.tile_visited_count == stock.tile_visited_count > 0.9 * len(fast.track)
+    measured = fast.episode_metrics()
+    assert measured["tiles_missed"] == len(stock.track) - stock.tile_visited_count
+    assert measured["lap_finished"] == 1 and measured["grass_share"] < 0.1 and measured["spins"] == 0
 
 
 def test_identical_out_of_the_playfield():
     stock, fast = make_pair()
     _, info = play(stock, fast, full_gas, seed=100, steps=1000, is_drawn=lambda t: t > 80)
     assert info == {"lap_finished": False}
-    assert fast.episode_metrics() == {
-        "tiles_missed": len(stock.track) - stock.tile_visited_count,
-        "lap_finished": 0.0,
-    }
+    measured = fast.episode_metrics()
+    assert measured["tiles_missed"] == len(stock.track) - stock.tile_visited_count
+    assert measured["lap_finished"] == 0 and measured["grass_share"] > 0.2
+
+
+def test_a_spin_is_a_car_that_moves_backwards():
+    _, fast = make_pair()
+    fast.reset(seed=100)
+    for _ in range(100):
+        fast.step(np.array([0, 0.5, 0], np.float32))
+    forwards = fast.car.hull.linearVelocity
+    for number in (1, 2):
+        for sign in (-1, -1, 1):
+            for body in (fast.car.hull, *fast.car.wheels):
+                body.linearVelocity = sign * forwards
+            fast.step(np.zeros(3, np.float32))
+        assert fast.episode_metrics()["spins"] == number
+    fast.reset(seed=100)
+    assert fast.episode_metrics()["spins"] == fast.episode_metrics()["grass_share"] == 0
 
 
 @pytest.mark.parametrize("kwargs", [{"continuous": False}, {"domain_randomize": True}])
@@ -196,4 +209,4 @@ def test_copies_keep_the_constructor_arguments():
     env = FastCarRacing(lap_complete_percent=0.5, continuous=False, domain_randomize=True)
     for clone in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
         assert (clone.lap_complete_percent, clone.continuous, clone.domain_randomize) == (0.5, False, True)
-        assert clone.tiles_visited == clone.tiles_total == 0
+        assert clone.tile_visited_count == len(clone.track) == 0
