@@ -34,7 +34,7 @@ from cleanrl_cc.common.tables import read_csv
 pytestmark = pytest.mark.slow
 
 # Ctrl-C at so many moments of one script; with STORM=200 at 200 of each of the six
-NUM_INTERRUPTIONS = int(os.environ.get("STORM", 4))
+NUM_INTERRUPTIONS = int(os.environ.get("STORM", 3))
 WATCHED = {"total_timesteps": 200, "num_envs": 2, "eval_frequency": 100, "checkpoint_frequency": 45}
 WATCHED |= {"capture_video": True, "eval_episodes": 3}
 

@@ -125,7 +125,7 @@ def test_a_full_disk_ends_a_scalar_in_a_sentence_alone(tmp_path, capfd):
     with disk_with_room_for(1000):
         assert "disk" in input_error(write)
         assert "disk" in input_error(log._close_log)
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == f"Run folder: {tmp_path}\n"
 
 
 # --- what it prints ---
@@ -180,7 +180,7 @@ def test_every_log_has_the_memory_that_is_taken_and_free(tmp_path, capsys):
         values = [event.value for event in scalars.Scalars(name)]
         assert values == pytest.approx([float(row[name]) for row in rows])
         assert 0.1 < values[0] < 10_000
-    assert "memory" not in capsys.readouterr().err
+    assert "memory is left" not in capsys.readouterr().err
 
 
 def test_a_shortage_of_memory_is_told_once_before_the_limit(tmp_path, monkeypatch, capsys):
