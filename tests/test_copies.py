@@ -28,7 +28,7 @@ from cleanrl_cc.common.scripts import load_script
 from cleanrl_cc.evaluate import Options, evaluate
 
 ENVS = {
-    "CarRacing-v3": {"total_timesteps": 100},
+    "CarRacing-v3": {"total_timesteps": 100, "action_repeat": 20},
     "LunarLander-v3": {"total_timesteps": 400},
     "dm_control/cartpole-swingup-v0": {"total_timesteps": 60, "action_repeat": 20, "image_size": 36},
 }

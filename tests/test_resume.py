@@ -35,8 +35,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_laps")]
 PROBLEMS = {
     "LunarLander": {
         "env_id": "LunarLander-v3",
-        "total_timesteps": 1500,
-        "eval_frequency": 700,
+        "total_timesteps": 800,
+        "eval_frequency": 350,
         "checkpoint_frequency": 130,
     },
     "3 Hoppers": {
