@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from cleanrl_cc.common.arguments import RunArgs, check_args, parse_args
 from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
-from cleanrl_cc.common.layers import ByteConv2d, Fp32Linear
+from cleanrl_cc.common.layers import ByteConv2d, Fp32Linear, take_pixels
 from cleanrl_cc.common.machine import place_buffer, start_torch, to_device
 from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Real, Size, Small, Steps, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
@@ -271,24 +271,24 @@ class Agent(nn.Module):
 
     def random_shift(self, images: Tensor) -> Tensor:
         """Each image (B, C, H, W) moved by up to `shift_pad` pixels, edges repeated (DrQ, section 3.1)."""
-        batch_size, channels, height, width = images.shape
+        batch_size, _, height, width = images.shape
         pad = self.args.shift_pad
         shifts = torch.randint(-pad, pad + 1, (2, batch_size, 1), device=images.device)
         ys = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B, H)
         xs = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)  # (B, W)
-        flat = (ys[:, :, None] * width + xs[:, None, :]).view(batch_size, 1, -1)  # (B, 1, H * W)
-        return images.flatten(2).gather(2, flat.expand(-1, channels, -1)).view_as(images)
+        places = (ys[:, :, None] * width + xs[:, None, :]).flatten(1)  # (B, H * W)
+        return take_pixels(images, places)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of critic, actor, temperature and target."""
+        if self.pixels and self.args.random_shift:
+            batch = batch._replace(obs=self.random_shift(batch.obs))
+            batch = batch._replace(next_obs=self.random_shift(batch.next_obs))
         self.num_updates += 1
         return self.update_networks(batch)
 
     def update_networks(self, batch: Batch) -> dict[str, Tensor]:
         """What --compile makes one graph."""
-        if self.pixels and self.args.random_shift:
-            batch = batch._replace(obs=self.random_shift(batch.obs))
-            batch = batch._replace(next_obs=self.random_shift(batch.next_obs))
         encoding, metrics = self.update_critic(batch)
         metrics |= self.update_actor(encoding)
         self.update_targets()

@@ -123,7 +123,7 @@ def as_laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
 def clip(gradients: Tensors, max_norm: float) -> tuple[Tensor, ...]:
     """The gradients, scaled down to a joint norm of `max_norm` if it is larger."""
     # g ← g min(1, c / |g|)
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
     return torch._foreach_mul(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
 
 

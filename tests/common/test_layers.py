@@ -1,10 +1,11 @@
-"""A layer that reads bytes computes what torch's does of scaled images; another one answers in fp32."""
+"""A layer that reads bytes computes what torch's does of scaled images; another one answers in fp32; pixels
+are taken with all their channels."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from cleanrl_cc.common.layers import ByteConv2d, Fp32Linear
+from cleanrl_cc.common.layers import ByteConv2d, Fp32Linear, channels_last, take_pixels
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -39,3 +40,16 @@ def test_the_last_layer_answers_in_fp32_where_the_others_compute_in_bf16():
         outputs = layer(x)
     assert outputs.dtype == torch.float32
     assert torch.equal(outputs, F.linear(x.float(), layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 8, 9])
+def test_pixels_are_taken_with_all_their_channels(channels):
+    torch.manual_seed(1)
+    images = torch.randint(0, 256, (5, channels, 7, 6), dtype=torch.uint8)
+    places = torch.randint(0, 7 * 6, (5, 7 * 6))
+    expected = torch.stack([image.flatten(1)[:, row] for image, row in zip(images, places, strict=True)])
+    for order in (torch.contiguous_format, torch.channels_last):
+        taken = take_pixels(images.contiguous(memory_format=order), places)
+        assert torch.equal(taken, expected.view_as(images))
+    ordered = channels_last(images)
+    assert torch.equal(ordered, images) and ordered.is_contiguous(memory_format=torch.channels_last)
