@@ -111,10 +111,10 @@ PRESETS = {
     | {"target_update_frequency": 128, "epsilon_steps": 8_000, "epsilon_end": 0.04},
     "LunarLander-v3": ZOO | {"action_set": "native", "beta_steps": 100_000, "v_min": -200.0, "v_max": 200.0},
     "Acrobot-v1": ZOO | {"beta_steps": 100_000, "v_min": -100.0, "v_max": 0.0},
-    "CarRacing-v3": {"total_timesteps": 200_000, "action_set": "five", "action_repeat": 4}
-    | {"training_wrappers": ("Patience,frames=200",), "checkpoint_frequency": 10_000, "buffer_size": 150_000}
+    "CarRacing-v3": {"total_timesteps": 100_000, "action_set": "five", "action_repeat": 4, "gamma": 0.97}
+    | {"training_wrappers": ("RoadRules,speed_limit=60",), "checkpoint_frequency": 10_000}
     | {"batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3}
-    | {"beta_steps": 200_000, "v_min": -5.0, "v_max": 25.0}
+    | {"beta_steps": 100_000, "v_min": -5.0, "v_max": 10.0}
     | {"reward_scale": 0.05, "target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16},
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3}
     | {"grayscale": False, "batch_size": 256, "learning_starts": 2_000, "updates_per_step": 0.5, "n_step": 3}
