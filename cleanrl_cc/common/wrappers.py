@@ -15,6 +15,8 @@ from cleanrl_cc.common.errors import InputError, describe
 # --- actions ---
 
 
+ENDLESS = 1e10  # MuJoCo's number for no bound; others take the largest of their type
+
 class UnitActions(gym.ActionWrapper):
     """Actions in [-1, 1] and of shape (A,), whatever the bounds and the shape of the environment's own."""
 
@@ -24,8 +26,8 @@ class UnitActions(gym.ActionWrapper):
         low = box.low.astype(np.float64).ravel()
         high = box.high.astype(np.float64).ravel()
         # whole numbers have no infinity: their box says it apart
-        finite_low = np.isfinite(low) & box.bounded_below.ravel()
-        finite_high = np.isfinite(high) & box.bounded_above.ravel()
+        finite_low = (np.abs(low) < ENDLESS) & box.bounded_below.ravel()
+        finite_high = (np.abs(high) < ENDLESS) & box.bounded_above.ravel()
         if not (finite_low & finite_high).all():
             names = np.flatnonzero(~(finite_low & finite_high)).tolist()
             warnings.warn(

@@ -70,7 +70,7 @@ def test_whole_numbers_without_bounds_have_those_of_other_numbers():
     assert env.unwrapped.action.tolist() == [-1, 1]
 
 
-@pytest.mark.parametrize("bound", [np.inf, np.nan])
+@pytest.mark.parametrize("bound", [np.inf, np.nan, 1e10, np.finfo(np.float32).max])  # 1e10 is MuJoCo's
 def test_missing_bounds_are_replaced_with_one_warning(bound):
     space = Box(-2, 2, (3,))
     space.low[1], space.high[1] = -bound, bound
