@@ -524,6 +524,15 @@ class Cropped(gym.ObservationWrapper):
         return obs[:1]
 
 
+class Standardised(gym.wrappers.NormalizeObservation):
+    """By numbers that do not change."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.obs_rms.var[:] = 4.0
+        self.update_running_mean = False
+
+
 class Striped(gym.ObservationWrapper):
     """A picture of what was a state."""
 

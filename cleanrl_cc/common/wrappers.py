@@ -9,13 +9,14 @@ import warnings
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from cleanrl_cc.common.errors import InputError, describe
 
 # --- actions ---
 
-
 ENDLESS = 1e10  # MuJoCo's number for no bound; others take the largest of their type
+
 
 class UnitActions(gym.ActionWrapper):
     """Actions in [-1, 1] and of shape (A,), whatever the bounds and the shape of the environment's own."""
@@ -193,8 +194,14 @@ def apply_wrapper(env: gym.Env, text: str, flag: str) -> gym.Env:
             f"{flag} {text} cannot be used ({describe(error)}): "
             "write RoadRules, Patience,frames=200, module:Class or module:Class,argument=1.5."
         ) from error
+    if isinstance(wrapped, NormalizeObservation) and wrapped.update_running_mean:
+        raise InputError(
+            f"{flag} {text} has statistics of its own in each environment, and evaluations begin with none: "
+            "ppo_continuous.py normalises observations itself, and for the others "
+            "--wrappers gymnasium.wrappers:RescaleObservation,min_obs=-1,max_obs=1 scales by their bounds."
+        )
     if flag == "--wrappers":
-        if hasattr(type(wrapped), "load_state_dict"):
+        if hasattr(type(wrapped), "load_state_dict") or isinstance(wrapped, NormalizeReward):
             raise InputError(
                 f"{flag} {text} learns from one episode for the next, and evaluations begin with none: use "
                 "--training-wrappers instead."

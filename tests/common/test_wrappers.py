@@ -147,11 +147,21 @@ def test_a_wrapper_of_the_environment_is_trained_with_resumed_and_evaluated(tmp_
 
 @pytest.mark.parametrize(
     "wrapper, word",
-    [("odd_envs:Curriculum", "--training-wrappers"), ("odd_envs:Cropped,no_such=1", "no_such")],
+    [
+        ("odd_envs:Curriculum", "--training-wrappers"),
+        ("odd_envs:Cropped,no_such=1", "no_such"),
+        ("gymnasium.wrappers:NormalizeReward", "--training-wrappers"),
+        ("gymnasium.wrappers:NormalizeObservation", "ppo_continuous.py"),
+    ],
 )
 def test_a_wrapper_of_the_environment_that_cannot_be_kept_is_told(wrapper, word):
     message = input_error(make_env, "odd_envs:Walk-v0", wrappers=(wrapper,))
     assert message.startswith(f"--wrappers {wrapper} ") and word in message
+
+
+def test_statistics_that_stand_still_may_normalise():
+    env = make_env("odd_envs:Walk-v0", wrappers=("odd_envs:Standardised",))
+    assert np.allclose(env.reset(seed=1)[0], make_env("odd_envs:Walk-v0").reset(seed=1)[0] / 2)
 
 
 def test_what_an_agent_sees_is_what_the_wrapper_emits():
@@ -295,6 +305,7 @@ def test_what_a_wrapper_has_learned_is_resumed(steps, tmp_path):
     [
         ("odd_envs:Walk-v0", "odd_envs:NumPyCurriculum", "state_dict"),
         ("odd_envs:Walk-v0", "odd_envs:Cropped", "--wrappers"),
+        ("odd_envs:Walk-v0", "gymnasium.wrappers:NormalizeObservation", "ppo_continuous.py"),
         ("CarRacing-v3", "RoadRules,no_such=1", "no_such"),
     ],
 )
