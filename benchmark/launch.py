@@ -12,6 +12,7 @@ was killed before its first checkpoint begins again; what it left is not deleted
 
 import ctypes
 import fcntl
+import itertools
 import math
 import os
 import queue
@@ -31,7 +32,7 @@ from overview import Board, all_processes, log_file, memory, read_runs, table, w
 from tasks import ROOT, Task, flag, read_task, read_tasks, words_of
 
 from cleanrl_cc.common.errors import InputError, require
-from cleanrl_cc.common.files import move_aside
+from cleanrl_cc.common.files import move_aside, writing
 
 PRCTL = getattr(ctypes.CDLL(None), "prctl", lambda *_: None)  # loaded here: after a fork nothing may be
 STOPPED = {130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL}  # exit codes after a signal
@@ -207,22 +208,30 @@ def run_on_ray(tasks: list[Task], options: Options):
 
 
 def write_slurm_script(tasks: list[Task], options: Options):
+    """Every list has a script of its own, which holds the commands: jobs of an earlier one may still wait."""
     folder = (ROOT / options.runs_dir).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "commands.txt").write_text("\n".join(task.command for task in tasks))
-    (folder / "slurm.sh").write_text(f"""#!/usr/bin/env bash
+    commands = "\n".join(f"  {shlex.quote(task.command)}" for task in tasks)
+    text = f"""#!/usr/bin/env bash
 #SBATCH --array=1-{len(tasks)}
 #SBATCH --cpus-per-task={options.threads}
 #SBATCH --time=24:00:00
 #SBATCH --gpus={options.gpus:g}
 #SBATCH --signal=B:TERM@300
-#SBATCH --output={folder}/slurm-%a.out
+#SBATCH --output={folder}/slurm-%A_%a.out
 set -euo pipefail
-command=$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(f"{folder}/commands.txt")})
+commands=(
+{commands}
+)
 exec {shlex.quote(sys.executable)} {shlex.quote(f"{ROOT}/benchmark/launch.py")} --workers 1 \\
-  --threads {options.threads} --runs-dir {shlex.quote(str(folder))} <<< "$command"
-""")
-    print(f"sbatch {folder / 'slurm.sh'}")
+  --threads {options.threads} --runs-dir {shlex.quote(str(folder))} <<< "${{commands[SLURM_ARRAY_TASK_ID - 1]}}"
+"""
+    names = itertools.chain(["slurm.sh"], (f"slurm-{number}.sh" for number in itertools.count(2)))
+    files = (folder / name for name in names)
+    file = next(file for file in files if not file.exists() or file.read_text() == text)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    print(f"sbatch {file}")
 
 
 # --- the command line ---

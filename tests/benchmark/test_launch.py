@@ -260,9 +260,12 @@ def test_a_benchmark_script_stops_as_a_whole(tmp_path):
 # --- clusters ---
 
 
-def test_the_slurm_script_runs_one_line_of_the_list(tmp_path):
-    code, output = launch(tiny_commands(100, seeds=2), tmp_path, "--engine", "slurm")
-    assert (code, output.strip()) == (0, f"sbatch {tmp_path}/slurm.sh")
+def test_the_slurm_script_runs_one_line_of_its_own_list(tmp_path):
+    lists = tiny_commands(100, seeds=2), tiny_commands(200, seeds=1)
+    # another list, which may come while jobs of the first wait, and the first again
+    for commands, name in ((lists[0], "slurm.sh"), (lists[1], "slurm-2.sh"), (lists[0], "slurm.sh")):
+        code, output = launch(commands, tmp_path, "--engine", "slurm")
+        assert (code, output.strip()) == (0, f"sbatch {tmp_path}/{name}")
     assert "--array=1-2" in (tmp_path / "slurm.sh").read_text()
     environment = os.environ | {"SLURM_ARRAY_TASK_ID": "2", "PYTHONPATH": str(ROOT)}
     subprocess.run(["bash", tmp_path / "slurm.sh"], env=environment, check=True, timeout=600)
