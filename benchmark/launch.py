@@ -5,9 +5,10 @@
 
 Standard input holds a command per line, `python cleanrl_cc/<script>.py ... --run-name <name>/<task>/seed-1`.
 `<runs-dir>/<run name>` is the run's folder and identity, `<runs-dir>/<run name>.log` its output. Relative
-paths start at the repository. Ctrl-C or SIGTERM stops all runs, which save; the same call goes on. A run that
-was killed before its first checkpoint begins again; what it left is not deleted, but renamed to
-`<run name>.stopped-1`. The exit code is 1 if a run failed.
+paths start at the repository. Ctrl-C or SIGTERM stops all runs, which save; the same call goes on, and a line
+that then asks an unfinished run for other arguments fails. A run that was killed before its first checkpoint
+begins again; what it left is not deleted, but renamed to `<run name>.stopped-1`. The exit code is 1 if a run
+failed.
 """
 
 import ctypes
@@ -29,7 +30,7 @@ from typing import Literal
 
 import tyro
 from overview import Board, all_processes, log_file, memory, read_runs, table, writers
-from tasks import ROOT, Task, flag, read_task, read_tasks, words_of
+from tasks import ROOT, Task, flag, read_task, read_tasks, words_without
 
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.files import move_aside, writing
@@ -72,9 +73,8 @@ def next_command(task: Task, options: Options) -> list[str] | None:
         last = load_checkpoint(task.folder)
         if last.get("evaluated", [-1])[0] >= (task.total or last["args"]["total_timesteps"]):
             return None
-        grow = ["--total-timesteps", str(task.total)] if task.total else []
-        typed = words_of(task.flags, "env-id", "wrappers", "training-wrappers")  # else no module is imported
-        return [sys.executable, *task.script, "--resume", str(task.folder), *typed, *grow]
+        typed = words_without(task.flags, "run-name", "runs-dir")  # which the script compares with the run's
+        return [sys.executable, *task.script, "--resume", str(task.folder), *typed]
     if os.path.lexists(task.folder):
         aside = move_aside(task.folder)
         news.put(f"{task.name} begins again, for it has no checkpoint; what was there is now {aside}.")

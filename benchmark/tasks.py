@@ -40,14 +40,14 @@ def flag(words: list[str], name: str) -> str | None:
     return value
 
 
-def words_of(words: list[str], *names: str) -> list[str]:
-    """The flags of these names, as they were typed, and their values."""
-    wanted = False
+def words_without(words: list[str], *names: str) -> list[str]:
+    """What was typed, but for the flags of these names and their values."""
+    dropped = False
     kept = []
     for word in words:
         if word.startswith("--"):
-            wanted = word.partition("=")[0][2:].replace("_", "-") in names
-        kept += [word] if wanted else []
+            dropped = word.partition("=")[0][2:].replace("_", "-") in names
+        kept += [] if dropped else [word]
     return kept
 
 

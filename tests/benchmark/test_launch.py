@@ -110,6 +110,19 @@ def test_a_finished_run_can_grow(tmp_path):
     assert load_checkpoint(folder)["global_step"] == 300
 
 
+def test_a_run_goes_on_only_with_the_arguments_that_it_was_begun_with(tmp_path):
+    (folder,) = folders(tmp_path, 1)
+    (tmp_path / "of_mine.yaml").write_text("gamma: 0.9\n")
+    config = f" --config {tmp_path}/of_mine.yaml"
+    assert launch(tiny_commands(200, seeds=1) + config, tmp_path)[0] == 0
+    before = contents(folder)
+    code, output = launch(tiny_commands(300, seeds=1) + " --gamma 0.8", tmp_path)
+    assert (code, "--gamma is 0.9 in" in output) == (1, True), output
+    assert contents(folder) == before
+    assert launch(tiny_commands(300, seeds=1) + config, tmp_path)[0] == 0
+    assert load_checkpoint(folder)["global_step"] == 300
+
+
 def test_what_was_killed_before_its_first_checkpoint_starts_again(tmp_path):
     (folder,) = folders(tmp_path, 1)
     folder.mkdir(parents=True)

@@ -43,10 +43,10 @@ def test_a_flag_is_found_however_it_is_spelled(words, value):
     assert tasks.flag(words.split(), "run-name") == value
 
 
-def test_the_words_that_name_modules_are_found_with_their_values():
-    words = ["--env-id=m:E-v0", "--seed", "1", "--training_wrappers", "m:A,b=1", "m:C", "--track"]
-    kept = tasks.words_of(words, "env-id", "wrappers", "training-wrappers")
-    assert kept == ["--env-id=m:E-v0", "--training_wrappers", "m:A,b=1", "m:C"]
+def test_flags_are_left_out_with_their_values():
+    words = ["1", "--run_name", "a b", "--seed", "1", "--runs-dir=x", "--training_wrappers", "m:A,b=1", "m:C"]
+    kept = tasks.words_without(words, "run-name", "runs-dir")
+    assert kept == ["1", "--seed", "1", "--training_wrappers", "m:A,b=1", "m:C"]
 
 
 @pytest.mark.parametrize(
