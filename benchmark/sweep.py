@@ -166,9 +166,16 @@ class Sweep:
             check_args(args)
         find_spec(args.env_id)
         find_device(args.device)
-        for name in ("resume", "run_name"):
-            if getattr(args, name) is not None:
+        for name in ("resume", "run_name", "runs_dir", "num_threads"):
+            if getattr(args, name) != getattr(RunArgs, name):
                 raise InputError(f"--{name.replace('_', '-')} is the sweep's own: leave it out.")
+        typed = {word.partition("=")[0].replace("_", "-") for word in self.flags}
+        for name in self.space:
+            flag = name.replace("_", "-")
+            if not typed.isdisjoint({f"--{flag}", f"--no-{flag}"}):
+                raise InputError(
+                    f"--{flag} is searched by {self.file}: leave it out, or name another --space."
+                )
         return args
 
     def open(self) -> optuna.Study:

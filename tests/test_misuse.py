@@ -370,6 +370,10 @@ td3 -- --env-id Nope-v0                         | Nope-v0
 td3 -- --hidden-dim 0                           | --hidden-dim must be at least 1
 td3 -- --device cpu:5                           | --device cpu:5 is not there
 td3 -- --run-name x                             | --run-name is the sweep's own
+td3 -- --runs-dir x                             | --runs-dir is the sweep's own
+td3 -- --num-threads 2                          | --num-threads is the sweep's own
+td3 -- --learning-rate 1e-4                     | --learning-rate is searched by
+ddpg -- --no-batch_norm                         | --batch-norm is searched by
 td3 -- --no-such                                | --no-such
 """,
     "peer_curve": """
