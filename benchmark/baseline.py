@@ -14,13 +14,14 @@ from gymnasium.spaces import Box
 
 from cleanrl_cc import sac_drq
 from cleanrl_cc.common.arguments import check_args, preset_args
-from cleanrl_cc.common.envs import make_env, recipe
-from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.envs import find_spec, make_env, recipe
+from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.evaluation import play_episodes, summarize
 from cleanrl_cc.common.ranges import Size
-from cleanrl_cc.common.tables import read_csv, write_csv
+from cleanrl_cc.common.tables import read_csv, start_csv, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ("env_id", "episodes", "return_mean", "return_std")
 
 
 @dataclass
@@ -55,12 +56,16 @@ def measure(env_id: str, episodes: int) -> dict:
     (num_actions,) = env.action_space.shape
     summary = summarize(play_episodes([env], RandomAgent(num_actions), range(10_000, 10_000 + episodes)))
     env.close()
-    scores = {name: round(summary[name], 2) for name in ("return_mean", "return_std")}
-    return {"env_id": env_id, "episodes": episodes} | scores
+    scores = (round(summary[name], 2) for name in ("return_mean", "return_std"))
+    return dict(zip(COLUMNS, (env_id, episodes, *scores), strict=True))
 
 
 def main(options: Options):
     check_args(options)
+    require(len(options.env_ids) > 0, "env_ids", options.env_ids, "at least one environment")
+    for env_id in options.env_ids:
+        find_spec(env_id)
+    start_csv(options.csv, COLUMNS)
     rows = {row["env_id"]: row for row in read_csv(options.csv)}
     for env_id in options.env_ids:
         rows[env_id] = measure(env_id, options.episodes)

@@ -109,7 +109,8 @@ def planned_cells() -> dict[str, dict[str, int]]:
             continue
         listing = subprocess.run(
             ["bash", script],
-            env=os.environ | {"LIST": "1", "SEEDS": "1"},
+            env=os.environ
+            | {"LIST": "1", "SEEDS": "1", "STEPS": "", "FLAGS": ""},  # whatever the user has set
             capture_output=True,
             text=True,
             check=True,

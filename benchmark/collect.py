@@ -29,6 +29,7 @@ from cleanrl_cc.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_LINES = 500  # of progress.csv
+STOPPED = re.compile(r"\.stopped-\d+$")  # how `move_aside` ends the name of a folder
 
 
 @dataclass
@@ -69,13 +70,43 @@ def thinned(rows: list[dict]) -> list[dict]:
     return [rows[round(index)] for index in kept]
 
 
-def collect(run: Path, options: Options) -> Path:
-    """Copies one run; returns where to."""
+def find_runs(folders: tuple[Path, ...]) -> list[Path]:
+    """Folders of runs with an evaluation, but for what a run left that has begun again since."""
+    found = set()
+    for folder in folders:
+        runs = {path.parent for path in folder.rglob("evaluations.csv")}
+        runs = {run for run in runs if run == folder or not STOPPED.search(run.name)}
+        if not runs:
+            raise InputError(f"There is no run with an evaluation in {folder}.")
+        found |= runs
+    return sorted(found)
+
+
+def read_description(run: Path, options: Options) -> tuple[str, Path]:
+    """The text of its args.json, and where the run goes."""
     try:
         text = (run / "args.json").read_text()
-        target = options.results / destination(json.loads(text), options.name)
+        return text, options.results / destination(json.loads(text), options.name)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{run} has no args.json of a run ({describe(error)}).") from error
+
+
+def require_places(runs: list[Path], options: Options):
+    """Raises InputError where one run would take the place of another."""
+    places = {}
+    for run in runs:
+        _, target = read_description(run, options)
+        if target in places:
+            raise InputError(
+                f"{places[target]} and {run} both go to {target}: "
+                "collect one of them, or each by a call of its own with a --name."
+            )
+        places[target] = run
+
+
+def collect(run: Path, options: Options) -> Path:
+    """Copies one run; returns where to."""
+    text, target = read_description(run, options)
     with writing(options.results):
         target.mkdir(parents=True, exist_ok=True)
     old, new = (
@@ -87,6 +118,7 @@ def collect(run: Path, options: Options) -> Path:
             file.unlink()
     (target / "args.json").write_text(without_machine_paths(text))
     shutil.copyfile(run / "evaluations.csv", target / "evaluations.csv")
+    (target / "progress.csv").unlink(missing_ok=True)
     if (run / "progress.csv").exists():  # a short run has none
         write_csv(target / "progress.csv", thinned(read_csv(run / "progress.csv")))
     has_policy = (run / "last.pt").exists()  # a peer's run has none
@@ -107,13 +139,9 @@ def main():
     check_name("name", options.name)
     require(options.name is None or "/" not in options.name, "name", options.name, "a name without slashes")
     require(len(options.runs) > 0, "runs", options.runs, "at least one folder")
-    found = set()
-    for folder in options.runs:
-        runs = {path.parent for path in folder.rglob("evaluations.csv")}
-        if not runs:
-            raise InputError(f"There is no run with an evaluation in {folder}.")
-        found |= runs
-    for run in sorted(found):
+    runs = find_runs(options.runs)
+    require_places(runs, options)
+    for run in runs:
         print(f"{run} -> {collect(run, options)}", flush=True)
 
 

@@ -16,14 +16,16 @@ import numpy as np
 import tyro
 
 from cleanrl_cc.common.arguments import check_args
-from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.errors import InputError, describe, require
 from cleanrl_cc.common.obstacles import LENGTH
 from cleanrl_cc.common.ranges import Size
-from cleanrl_cc.common.tables import read_csv, write_csv
+from cleanrl_cc.common.tables import read_csv, start_csv, write_csv
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ("algorithm", "seed", "trained_env_id", "env_id", "global_step", "total_timesteps", "episodes")
+COLUMNS += ("return_mean", "return_std", "goals", "collisions_mean")
 CORRIDOR = re.compile(r"cleanrl_cc/Corridor(Static|Moving)-\w+-v0")
 
 
@@ -41,9 +43,12 @@ def find_runs(folders: tuple[Path, ...]) -> list[tuple[Path, dict]]:
     """Folders of runs in a corridor that have a policy, and what describes them."""
     runs = []
     for checkpoint in sorted({path for folder in folders for path in folder.rglob("last.pt")}):
-        description = json.loads((checkpoint.parent / "args.json").read_text())
-        if CORRIDOR.fullmatch(description["args"]["env_id"]):
-            runs.append((checkpoint, description))
+        try:
+            description = json.loads((checkpoint.parent / "args.json").read_text())
+            if CORRIDOR.fullmatch(description["args"]["env_id"]):
+                runs.append((checkpoint, description))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{checkpoint.parent} has no args.json of a run ({describe(error)}).") from error
     return runs
 
 
@@ -52,12 +57,8 @@ def judge(checkpoint: Path, description: dict, env_id: str, episodes: int) -> di
     options = EvaluateOptions(str(checkpoint), episodes=episodes, env_id=env_id, device="cpu")
     result = evaluate(options)
     reached = [episode["distance"] >= LENGTH for episode in result["episodes"]]
-    return {
-        "algorithm": result["algorithm"],
+    known = result | {
         "seed": description["args"]["seed"],
-        "trained_env_id": result["trained_env_id"],
-        "env_id": env_id,
-        "global_step": result["global_step"],
         "total_timesteps": description["args"]["total_timesteps"],
         "episodes": episodes,
         "return_mean": round(result["return_mean"], 2),
@@ -65,6 +66,7 @@ def judge(checkpoint: Path, description: dict, env_id: str, episodes: int) -> di
         "goals": round(float(np.mean(reached)), 4),
         "collisions_mean": round(result["collisions_mean"], 2),
     }
+    return {name: known[name] for name in COLUMNS}
 
 
 def key(row: dict) -> tuple:
@@ -73,9 +75,11 @@ def key(row: dict) -> tuple:
 
 def main(options: Options):
     check_args(options)
+    require(len(options.runs) > 0, "runs", options.runs, "at least one folder")
     runs = find_runs(options.runs)
     if not runs:
         raise InputError(f"There is no run in a corridor in {' '.join(map(str, options.runs))}.")
+    start_csv(options.csv, COLUMNS)
     rows = {key(row): row for row in read_csv(options.csv)}
     for checkpoint, description in runs:
         for walls in ("Static", "Moving"):

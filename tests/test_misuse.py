@@ -323,6 +323,7 @@ https://huggingface.co/a/b                      | There is no checkpoint
                                                 | --runs must be at least one folder
 nowhere                                         | There is no run with an evaluation in nowhere
 runs/td3 nowhere                                | There is no run with an evaluation in nowhere
+twins                                           | twins/a and twins/b both go to
 notes.txt                                       | There is no run with an evaluation in notes.txt
 results-no-evaluations                          | There is no run with an evaluation
 results-broken                                  | has no args.json of a run
@@ -335,6 +336,20 @@ runs/td3 --name a/b                             | --name must be a name without 
 runs/td3 --name ''                              | --name must be
 runs/td3 --results notes.txt                    | could not be written
 runs/td3 --results /proc/x                      | could not be written
+""",
+    "baseline": """
+                                                | --env-ids must be at least one environment
+Nope-v0                                         | Unknown environment 'Nope-v0'
+Pendulum-v1 Nope-v0                             | Unknown environment 'Nope-v0'
+Pendulum-v1 --episodes 0                        | --episodes must be at least 1
+Pendulum-v1 --csv notes.txt                     | notes.txt holds other columns
+Pendulum-v1 --csv binary.yaml                   | binary.yaml holds other columns
+Pendulum-v1 --csv /proc/x                       | could not be written
+""",
+    "robustness": """
+                                                | --runs must be at least one folder
+nowhere                                         | There is no run in a corridor in nowhere
+runs                                            | There is no run in a corridor in runs
 """,
     "speed": """
 --tasks                                         | --tasks must be one or more of
@@ -459,6 +474,10 @@ def here(tmp_path_factory):
     torch.save(torch.zeros(3), here / "tensor.pt")
     np.savez(here / "arrays", a=np.zeros(3))
     shutil.move(here / "arrays.npz", here / "arrays.pt")
+    for name in ("a", "b"):
+        (here / "twins" / name).mkdir(parents=True)
+        (here / "twins" / name / "args.json").write_text(WHOLE)
+        (here / "twins" / name / "evaluations.csv").write_text(COLUMNS + "10,1,2,3\n")
     (here / "dangling").symlink_to("nowhere")
     (here / "loop").symlink_to("loop")
     yield here

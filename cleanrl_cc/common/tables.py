@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.errors import InputError, describe
 from cleanrl_cc.common.files import atomic_file, writing
 
 
@@ -46,10 +46,14 @@ def read_header(path: Path) -> list[str]:
 
 
 def read_csv(path: Path) -> list[dict]:
+    """The lines of a CSV file; none where there is no file. Raises InputError where it is no text."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read ({describe(error)}).") from error
 
 
 def write_csv(path: Path, rows: list[dict]):
@@ -74,8 +78,16 @@ def cut_csv(path: Path, last_step: int, expected: int | None = None) -> tuple[in
 
     Returns:
         The number of lines kept, and a sentence if there is damage.
+
+    Raises:
+        InputError: it cannot be read or written.
     """
-    text = path.read_text(errors="replace").replace("\0", "?") if path.exists() else ""
+    try:
+        text = path.read_text(errors="replace").replace("\0", "?") if path.exists() else ""
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): make it readable, or move it."
+        ) from error
     *lines, unfinished = text.split("\n")
     header = lines[:1]
     columns = next(csv.reader(header), [])

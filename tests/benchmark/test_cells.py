@@ -30,6 +30,13 @@ def test_a_cell_is_finished_where_its_runs_were_scored_at_the_steps_that_were_as
     assert load_benchmark("cells").finished(runs, planned) == expected
 
 
+def test_what_was_asked_for_does_not_depend_on_the_user_s_variables(monkeypatch):
+    cells = load_benchmark("cells")
+    for name, value in (("STEPS", "20000"), ("FLAGS", "--obs pixels"), ("SEEDS", "7 8")):
+        monkeypatch.setenv(name, value)
+    assert cells.planned_cells()["HalfCheetah-v5 from state"]["td3"] == 1_000_000
+
+
 def test_an_interval_covers_what_it_should():
     interval, rng = load_benchmark("cells").interval, np.random.default_rng(1)
     covered = [low < 0 < high for low, high in (interval(rng.normal(size=20)) for _ in range(50))]

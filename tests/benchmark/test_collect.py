@@ -82,6 +82,31 @@ def test_scores_stay_with_the_run_that_they_are_of(tmp_path):
         (target / "episodes-1000.json").write_text("{}")
 
 
+def test_what_a_run_left_that_began_again_is_not_collected_in_its_place(tmp_path):
+    collect = load_benchmark("collect")
+    description = {"algorithm": "td3", "args": {"env_id": "My-v0", "seed": 1, "run_name": "td3/My-v0/seed-1"}}
+    for name in ("seed-1", "seed-1.stopped-1"):
+        folder = tmp_path / "td3" / "My-v0" / name
+        folder.mkdir(parents=True)
+        (folder / "args.json").write_text(json.dumps(description))
+        (folder / "evaluations.csv").write_text(f"global_step,return_mean\n1000,{len(name)}\n")
+    assert collect.find_runs((tmp_path,)) == [tmp_path / "td3" / "My-v0" / "seed-1"]
+    assert collect.find_runs((folder,)) == [folder]
+
+
+def test_nothing_of_another_run_stays_beside_a_collected_one(tmp_path):
+    collect = load_benchmark("collect")
+    description = {"algorithm": "td3", "args": {"env_id": "My-v0", "seed": 1, "run_name": None}}
+    for name in ("long", "short"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "args.json").write_text(json.dumps(description))
+        (tmp_path / name / "evaluations.csv").write_text("global_step,return_mean\n10,7\n")
+    (tmp_path / "long" / "progress.csv").write_text("global_step\n1000\n")
+    options = collect.Options((), results=tmp_path / "results")
+    assert (collect.collect(tmp_path / "long", options) / "progress.csv").exists()
+    assert not (collect.collect(tmp_path / "short", options) / "progress.csv").exists()
+
+
 def test_progress_is_thinned_to_evenly_spaced_lines_with_the_first_and_the_last():
     thinned = load_benchmark("collect").thinned
     rows = [{"global_step": str(step)} for step in range(1, 3001)]

@@ -1,7 +1,9 @@
 """Policies of the corridors are judged elsewhere."""
 
+from dataclasses import replace
+
 import pytest
-from helpers import load_benchmark, train
+from helpers import input_error, load_benchmark, train
 
 from cleanrl_cc.common.tables import read_csv, write_csv
 from cleanrl_cc.evaluate import Options, evaluate
@@ -14,7 +16,8 @@ def test_policies_of_the_corridors_are_judged_where_walls_stand_and_where_they_m
     train("sac_drq", tmp_path / "runs" / "a", env_id=static, action_repeat=20, total_timesteps=60)
     train("sac_drq", tmp_path / "runs" / "elsewhere", total_timesteps=60)
     options = robustness.Options((tmp_path / "runs",), episodes=2, csv=tmp_path / "robustness.csv")
-    write_csv(options.csv, [{"algorithm": "td3", "seed": 2, "trained_env_id": moving, "env_id": static}])
+    other = {"algorithm": "td3", "seed": 2, "trained_env_id": moving, "env_id": static}
+    write_csv(options.csv, [dict.fromkeys(robustness.COLUMNS) | other])
     robustness.main(options)
     robustness.main(options)  # in place of the rows from before
     rows = read_csv(options.csv)
@@ -24,3 +27,10 @@ def test_policies_of_the_corridors_are_judged_where_walls_stand_and_where_they_m
     score = evaluate(Options(policy, episodes=2, env_id=moving, device="cpu"))
     assert float(rows[0]["return_mean"]) == pytest.approx(score["return_mean"], abs=0.01)
     assert rows[0]["goals"] == "0.0" and rows[0]["episodes"] == "2"
+
+    (tmp_path / "notes.txt").write_text("mine\n")
+    of_someone_else = replace(options, csv=tmp_path / "notes.txt")
+    assert "holds other columns" in input_error(robustness.main, of_someone_else)
+    assert (tmp_path / "notes.txt").read_text() == "mine\n"
+    (tmp_path / "runs" / "a" / "args.json").write_text("{")
+    assert "has no args.json of a run" in input_error(robustness.main, options)

@@ -119,3 +119,14 @@ def test_a_full_disk_ends_a_log_line_in_a_sentence(tmp_path):
     tables.append_csv(tmp_path / "progress.csv", {"global_step": 1})
     with disk_with_room_for(4):
         assert "disk" in input_error(tables.append_csv, tmp_path / "progress.csv", {"global_step": 2})
+
+
+@pytest.mark.parametrize("read", [read_csv, lambda path: cut_csv(path, 2000)])
+def test_what_cannot_be_read_is_told(read, path):
+    path.mkdir()
+    assert f"{path} cannot be read" in input_error(read, path)
+
+
+def test_what_is_no_text_is_told(path):
+    path.write_bytes(HEAD.encode() + b"1000,\xff\n")
+    assert f"{path} cannot be read (UnicodeDecodeError" in input_error(read_csv, path)
