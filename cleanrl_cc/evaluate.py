@@ -41,7 +41,7 @@ from cleanrl_cc.common.checkpoints import (
     rng_state,
     set_rng_state,
 )
-from cleanrl_cc.common.envs import make_env
+from cleanrl_cc.common.envs import RECIPE, make_env
 from cleanrl_cc.common.episodes import Episodes
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.evaluation import (
@@ -128,6 +128,9 @@ class Policy:
         self.recipe = checkpoint["recipe"]
         self.source = {"algorithm": algorithm, "env_id": self.recipe["env_id"]}
         self.source |= {"global_step": checkpoint["global_step"]}
+        if unknown := sorted(self.recipe.keys() - set(RECIPE)):
+            message = f"The checkpoint does not fit this version of {algorithm}.py"
+            raise InputError(f"{message}: its environment has {', '.join(unknown)}.")
         env = self.make_env()
         self.observation_space, self.action_space = env.observation_space, env.action_space
         env.close()
@@ -303,13 +306,30 @@ def check(options: Options):
         require_matplotlib()
     if options.export_onnx:
         export.require_onnx()
-    for file in (options.export_onnx, options.export_torch):
-        if file and not file.absolute().parent.is_dir():
+    exports = [file for file in (options.export_onnx, options.export_torch) if file]
+    for file in exports:
+        if not file.absolute().parent.is_dir():
             raise InputError(f"{file} cannot be written: there is no folder {file.parent}.")
-        if file and file.exists() and not file.is_file():
+        if file.exists() and not file.is_file():
             raise InputError(f"{file} cannot be written: it is no file.")
+        if is_checkpoint(file):
+            raise InputError(f"{file} is a checkpoint, which an export would replace: name another file.")
+    if len({file.resolve() for file in exports}) < len(exports):
+        raise InputError(f"{exports[0]} cannot hold two exports: name two files.")
+    for name in ("save_video", "analyze_value", "render", "json", "push_to_hub"):
+        if exports and getattr(options, name):
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} needs episodes, and an export plays none: use a command for each.")
     if options.push_to_hub is not None:
         hub.check(options.push_to_hub, options.dry_run)
+
+
+def is_checkpoint(file: Path) -> bool:
+    try:
+        load_checkpoint(file)
+    except InputError:
+        return False
+    return True
 
 
 def play(policy: Policy, path: Path, options: Options, film: Path | None = None) -> dict:
@@ -373,12 +393,13 @@ def export_policy(options: Options):
 def push(options: Options, repo: str) -> dict:
     """Plays the episodes, and uploads policy and result to `repo`; with --dry-run only writes the folder."""
     path, checkpoint = read_checkpoint(options.checkpoint, options.trust)
+    evaluations = path.parent / "evaluations.csv"
+    hub.read_curve(evaluations)  # what cannot be read is told now
     policy = Policy(checkpoint, options.device, script=options.script)
     with tempfile.TemporaryDirectory() as temporary:
         film = Path(temporary) / "film.mp4" if draws(policy) else None
         result = play(policy, path, options, film)
         folder = options.dry_run or Path(temporary) / "repository"
-        evaluations = path.parent / "evaluations.csv"
         hub.write_folder(folder, repo, checkpoint, result, film, evaluations)
         print(options.dry_run or hub.upload(folder, repo), file=sys.stderr)
     return result

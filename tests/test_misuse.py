@@ -18,6 +18,7 @@ import torch
 from helpers import ROOT, SCRIPTS, train
 
 from cleanrl_cc.common import machine
+from cleanrl_cc.common.checkpoints import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -292,6 +293,12 @@ runs/td3 --export-onnx ''                       | it is no file
 runs/td3 --export-onnx nowhere/x.onnx           | there is no folder nowhere
 runs/td3 --export-torch /dev/null               | it is no file
 runs/td3 --export-torch notes.txt/x             | there is no folder notes.txt
+runs/td3 --export-torch runs/td3/best.pt        | runs/td3/best.pt is a checkpoint
+runs/td3 --export-onnx x --export-torch x       | x cannot hold two exports
+runs/td3 --export-onnx x --push-to-hub a/b      | --push-to-hub needs episodes
+runs/td3 --export-torch x --save-video          | --save-video needs episodes
+newer.pt                                        | does not fit this version of td3.py: its
+torn --push-to-hub a/b --dry-run out            | evaluations.csv holds lines that cannot be read
 runs/td3 --dry-run out                          | --dry-run goes with --push-to-hub
 runs/td3 --push-to-hub ''                       | is no name of a repository
 runs/td3 --push-to-hub name                     | is no name of a repository
@@ -474,6 +481,11 @@ def here(tmp_path_factory):
     torch.save(torch.zeros(3), here / "tensor.pt")
     np.savez(here / "arrays", a=np.zeros(3))
     shutil.move(here / "arrays.npz", here / "arrays.pt")
+    newer = load_checkpoint(here / "runs" / "td3" / "best.pt")
+    save_checkpoint(here / "newer.pt", newer | {"recipe": newer["recipe"] | {"weather": "rain"}})
+    (here / "torn").mkdir()
+    shutil.copy(here / "runs" / "td3" / "best.pt", here / "torn")
+    (here / "torn" / "evaluations.csv").write_text(COLUMNS + "10,1,2,3\n20,1")
     for name in ("a", "b"):
         (here / "twins" / name).mkdir(parents=True)
         (here / "twins" / name / "args.json").write_text(WHOLE)

@@ -174,16 +174,25 @@ def card(repo: str, result: dict, has_module: bool) -> str:
     return f"---\n{head.to_yaml()}\n---\n\n{body}"
 
 
+def read_curve(evaluations: Path) -> np.ndarray:
+    """Step, mean return and deviation of each evaluation during training, (E, 3). Raises InputError."""
+    columns = ("global_step", "return_mean", "return_std")
+    try:
+        rows = [[float(row[name]) for name in columns] for row in read_csv(evaluations)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{evaluations} holds lines that cannot be read: resume the run, which mends it, or move it away."
+        ) from error
+    return np.array(rows).reshape(-1, 3)
+
+
 def draw_curve(evaluations: Path, path: Path, result: dict):
     """The mean return of each evaluation during training, and one standard deviation around it."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError('The curve is drawn with matplotlib: pip install -e ".[hub]".') from error
-    rows = read_csv(evaluations)
-    steps = [float(row["global_step"]) for row in rows]
-    means = np.array([float(row["return_mean"]) for row in rows])
-    deviations = np.array([float(row["return_std"]) for row in rows])
+    steps, means, deviations = read_curve(evaluations).T
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axis = figure.subplots()
     axis.fill_between(steps, means - deviations, means + deviations, alpha=0.2, linewidth=0)
