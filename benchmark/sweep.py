@@ -37,6 +37,7 @@ import yaml
 from launch import begin
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, module_words, parse_args
+from cleanrl_cc.common.checkpoints import remove_replays
 from cleanrl_cc.common.config import config_text, to_words
 from cleanrl_cc.common.envs import find_spec
 from cleanrl_cc.common.errors import InputError
@@ -264,8 +265,7 @@ class Sweep:
             last_words = Path(log.name).read_text().splitlines()[-1:]
             return f"failed with exit code {code}: {''.join(last_words)}"
         report(trial, folder)
-        for replay in folder.glob("replay-*"):  # it is large, and the trial has ended
-            replay.unlink()
+        remove_replays(folder)  # they are large, and the trial has ended
         score = float(read_csv(folder / "evaluations.csv")[-1]["return_mean"])
         if code:
             self.study.tell(trial, state=TrialState.PRUNED)

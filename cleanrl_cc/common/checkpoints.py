@@ -7,6 +7,7 @@ the process dies, `last.pt` and the file it names are a pair.
 
 import os
 import random
+import re
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ import torch
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import BLOCK_BYTES, atomic_file, read_seal, seal
 from cleanrl_cc.common.updates import Adam
+
+REPLAY = re.compile(r"replay-\d+(-[0-9a-f]{16})?\.npz(\.tmp)?")
 
 
 class Agent(Protocol):
@@ -195,6 +198,14 @@ def load_replay(path: Path, buffer: Buffer, prefix: str = "", token: str = ""):
                 values = torch.as_tensor(array).view(-1)
                 for block in values.split(BLOCK_BYTES // dtype.itemsize):
                     block.copy_(torch.from_numpy(np.frombuffer(bytearray(stream.read(block.nbytes)), dtype)))
+
+
+def remove_replays(folder: Path, kept: str = ""):
+    """Deletes the replay files of a run, unfinished ones too, but the one named `kept`. Whatever else someone
+    has put there stays."""
+    for file in folder.iterdir():
+        if REPLAY.fullmatch(file.name) and file.name != kept:
+            file.unlink()
 
 
 def not_finite(arrays: Mapping[str, np.ndarray | torch.Tensor]) -> str | None:

@@ -154,6 +154,11 @@ class FolderLock:
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):  # some network file systems have no locks
+                self.file.close()
+                raise InputError(
+                    f"{folder} cannot be locked ({error.strerror}): name a --runs-dir on another file system."
+                ) from error
             self.file.seek(0)
             holder = self.file.read() or "another process"
             self.file.close()
@@ -193,7 +198,7 @@ def move_aside(folder: Path) -> Path:
         reason = "is no folder"
     elif others:
         reason = f"holds {others[0]} but no last.pt to go on from"
-    elif found and "args.json" not in found:
+    elif found not in ([], [LOCK]) and "args.json" not in found:
         reason = f"holds {found[0]} but no args.json of a run"
     else:
         if LOCK in found:

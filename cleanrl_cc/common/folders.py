@@ -70,8 +70,8 @@ def write_description(folder: Path, args, algorithm: str):
     """Writes `args.json`: what runs here, by which commands, on what; a resumed run adds its command."""
     path = folder / "args.json"
     earlier = []
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        earlier = json.loads(path.read_text())["commands"]
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        earlier = list(json.loads(path.read_text())["commands"])
     description = {
         "algorithm": algorithm,
         "args": asdict(args),

@@ -21,6 +21,7 @@ from cleanrl_cc.common.checkpoints import (
     Checkpoint,
     load_replay,
     not_finite,
+    remove_replays,
     rng_state,
     save_checkpoint,
     save_replay,
@@ -295,9 +296,7 @@ class Run(Interruptible):
             tracker_id=self.tracker.id if self.tracker else None,
         )
         save_checkpoint(self.folder / "last.pt", vars(checkpoint))
-        for old in self.folder.glob("replay-*"):
-            if old.name != replay_name:
-                old.unlink()
+        remove_replays(self.folder, kept=replay_name)
 
     def _policy(self, global_step: int) -> dict[str, Any]:
         """What both checkpoints hold."""

@@ -1,5 +1,7 @@
 """A folder belongs to one process, and what cannot be written ends in one sentence."""
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -40,6 +42,15 @@ def test_a_folder_without_a_checkpoint_that_is_in_use_is_not_taken(tmp_path):
     process.communicate()
     train("td3", folder)  # what a killed process held is free
     assert (tmp_path / "run.stopped-1" / "args.json").exists()
+
+
+def test_a_file_system_without_locks_is_named_as_the_reason(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    message = input_error(FolderLock, tmp_path)
+    assert "cannot be locked (No locks available)" in message and "--runs-dir" in message
 
 
 def test_a_run_that_cannot_be_resumed_does_not_stay_in_use(tmp_path):

@@ -1,5 +1,6 @@
 """Every run has a folder of its own, and takes nobody else's."""
 
+import json
 import re
 import signal
 import time
@@ -84,6 +85,34 @@ def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "run").mkdir()
     train("td3", tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_of_a_run_that_never_began_is_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.lock").touch()  # its first reset failed, or was not over when it was killed
+    train("td3", tmp_path / "run")
+    assert (tmp_path / "run" / "last.pt").exists()
+
+
+def test_what_someone_has_put_beside_a_run_stays(tmp_path):
+    folder = tmp_path / "run"
+    train("td3", folder, total_timesteps=60)
+    (folder / "replay-films").mkdir()
+    for name in ("replay-best.mp4", "replay-60.npz.bak"):
+        (folder / name).write_text("mine")
+    (folder / "replay-61.npz.tmp").write_text("of a run that was killed")
+    resume("td3", folder, total_timesteps=80)
+    names = {path.name for path in folder.glob("replay-*")}
+    assert names == {"replay-80.npz", "replay-films", "replay-best.mp4", "replay-60.npz.bak"}
+
+
+@pytest.mark.parametrize("text", ["[1]", "null", '{"commands": null}', "{", ""])
+def test_a_run_goes_on_whatever_its_description_says(text, tmp_path):
+    folder = tmp_path / "run"
+    train("td3", folder, total_timesteps=60)
+    (folder / "args.json").write_text(text)
+    resume("td3", folder, total_timesteps=80)
+    assert len(json.loads((folder / "args.json").read_text())["commands"]) == 1
 
 
 def test_a_folder_of_anything_else_is_refused(tmp_path):
