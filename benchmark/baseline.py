@@ -56,8 +56,8 @@ def measure(env_id: str, episodes: int) -> dict:
     (num_actions,) = env.action_space.shape
     summary = summarize(play_episodes([env], RandomAgent(num_actions), range(10_000, 10_000 + episodes)))
     env.close()
-    scores = (round(summary[name], 2) for name in ("return_mean", "return_std"))
-    return dict(zip(COLUMNS, (env_id, episodes, *scores), strict=True))
+    scores = {name: round(summary[name], 2) for name in ("return_mean", "return_std")}
+    return {"env_id": env_id, "episodes": episodes} | scores
 
 
 def main(options: Options):

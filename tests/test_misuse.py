@@ -37,6 +37,7 @@ CONFIGS = {
     "tab": "\tgamma: 1",
     "recursive": "gamma: &a\n  b: *a",
     "twice": "gamma: 0.9\ngamma: 0.8",
+    "dash": "learning-rate: 0.1\nlearning_rate: 0.2",
     "two": "gamma: 1\n---\ngamma: 2",
     "tag": "gamma: !!python/object/apply:os.system ['touch executed']",
 }
@@ -186,6 +187,8 @@ Pendulum-v1                                     | Pendulum-v1
 {short} --config tab.yaml                       | is no YAML in line 1
 {short} --config recursive.yaml                 | is no YAML in line 1
 {short} --config twice.yaml                     | says gamma twice
+{short} --config dash.yaml                      | says learning_rate twice
+{short} --config dash.yaml --config type.yaml   | --config is typed 2 times
 {short} --config two.yaml                       | is no YAML
 {short} --config tag.yaml                       | --gamma
 {short} --config binary.yaml                    | is no text

@@ -12,8 +12,8 @@ _kept: list[str] = []
 
 
 def keep(line: str):
-    """Has `tell` say it; of torchrun's processes one does."""
-    if os.environ.get("RANK", "0") == "0":
+    """Has `tell` say it, once; of torchrun's processes one does."""
+    if os.environ.get("RANK", "0") == "0" and line not in _kept:
         _kept.append(line)
 
 

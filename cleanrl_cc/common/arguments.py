@@ -119,8 +119,10 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     """
     announcements.forget()  # what a run that failed in this process could not say
     argv = typed_words()[1:] if argv is None else argv
-    config = look_ahead(argv).config
-    argv = [*([] if config is None else read_config(config, cls)), *argv]
+    configs = look_ahead(argv).config
+    if len(configs) > 1:
+        raise InputError(f"--config is typed {len(configs)} times: put all into one file.")
+    argv = [*(word for config in configs for word in read_config(config, cls)), *argv]
     typed = look_ahead(argv)
     if typed.resume is None:
         return read_words(argv, preset_args(cls, presets, typed.env_id or cls.env_id))
@@ -134,6 +136,16 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
         remedy = f"--training-wrappers {' '.join(saved.training_wrappers)}"
         refuse_wrappers(saved.training_wrappers, typed.resume, remedy)
     args = read_words(argv, saved)
+    keep_to(saved, args)
+    return args
+
+
+def keep_to(saved: RunArgs, args: RunArgs):
+    """Puts what was found for "auto" into the arguments of a resumed run, and says if it moves.
+
+    Raises:
+        InputError: one differs from `saved`, those in the checkpoint, that may not.
+    """
     moved = []
     for name, value in asdict(saved).items():
         value_now = getattr(args, name)
@@ -146,18 +158,15 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
             moved.append(f"{flag} {value}")
         else:
             raise InputError(
-                f"{flag} is {value!r} in {typed.resume} and has to stay so: a resumed run can change "
+                f"{flag} is {value!r} in {args.resume} and has to stay so: a resumed run can change "
                 "--total-timesteps, --device, --num-threads, --compile, and what only records."
             )
     if moved:
         announcements.keep(
-            f"{typed.resume} had {' and '.join(moved)}: it goes on, but no longer the same bit for bit."
+            f"{args.resume} had {' and '.join(moved)}: it goes on, but no longer the same bit for bit."
         )
     if args.total_timesteps < saved.total_timesteps:
-        raise InputError(
-            f"--total-timesteps was {saved.total_timesteps} in {typed.resume} and can only grow."
-        )
-    return args
+        raise InputError(f"--total-timesteps was {saved.total_timesteps} in {args.resume} and can only grow.")
 
 
 def look_ahead(argv: list[str]) -> argparse.Namespace:
@@ -167,7 +176,7 @@ def look_ahead(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--wrappers", nargs="*")
     parser.add_argument("--training-wrappers", "--training_wrappers", nargs="*")
     parser.add_argument("--resume")
-    parser.add_argument("--config")
+    parser.add_argument("--config", action="append", default=[])
     return parser.parse_known_args(argv)[0]
 
 
@@ -218,7 +227,7 @@ def resume_args(cls: type, path: str):
     checkpoint = load_checkpoint(path, algorithm=script_name(cls))
     try:
         args = cls(**checkpoint["args"] | {"resume": str(path)})
-        check_args(args)
+        check_types(args)
     except (TypeError, InputError) as error:
         reason = str(error).rstrip(".")
         raise InputError(
@@ -228,6 +237,14 @@ def resume_args(cls: type, path: str):
 
 
 def check_args(args):
+    """Raises InputError for the first field of `args` that is not of its type, or out of its range; or, where
+    Python asks for a resumed run, is not that of its checkpoint."""
+    check_types(args)
+    if isinstance(args, RunArgs) and args.resume is not None:
+        keep_to(resume_args(type(args), args.resume), args)
+
+
+def check_types(args):
     """Raises InputError for the first field of `args` that is not of its type, or out of its range."""
     for name, kind in get_type_hints(type(args), include_extras=True).items():
         wrong = expected(getattr(args, name), kind)

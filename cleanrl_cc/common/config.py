@@ -45,7 +45,7 @@ def read_config(path: str, cls: type) -> list[str]:
         raise InputError(f"--config {path} is no YAML{where}: {example}.") from error
     if not isinstance(values, dict):
         raise InputError(f"--config {path} holds no arguments: {example}.")
-    keys = [key.value for key, _ in document.value]
+    keys = [key.value.replace("-", "_") for key, _ in document.value]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise InputError(f"--config {path} says {twice} twice: keep one of the lines.")
     return to_words(values, cls, path)

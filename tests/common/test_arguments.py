@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass
 
 import pytest
-from helpers import SCRIPTS, input_error, load_script, parse
+from helpers import SCRIPTS, checkpoint, input_error, load_script, parse, train
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, describe_fields, parse_args
 
@@ -25,6 +25,20 @@ def test_python_is_checked_like_the_command_line(script, changes, tmp_path):
     args = module.Args(env_id="Pendulum-v1", runs_dir=str(tmp_path / "runs"), **changes)
     assert next(iter(changes)).replace("_", "-") in input_error(module.train, args)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_python_resumes_a_run_only_with_its_own_arguments(tmp_path):
+    train("td3", tmp_path / "run", total_timesteps=60)
+    saved = checkpoint(tmp_path / "run")["args"]
+    td3 = load_script("td3")
+    for changes in ({"learning_rate": 0.5}, {"seed": 9}, {"total_timesteps": 50}):
+        args = td3.Args(**saved | {"resume": str(tmp_path / "run")} | changes)
+        assert next(iter(changes)).replace("_", "-") in input_error(td3.train, args)
+    args = td3.Args(**saved | {"resume": str(tmp_path / "run"), "total_timesteps": 80, "matmul": "auto"})
+    td3.train(args)
+    assert checkpoint(tmp_path / "run")["args"]["matmul"] == saved["matmul"]
+    assert checkpoint(tmp_path / "run")["global_step"] == 80
 
 
 # --- how they are explained ---
