@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the presets were chosen against: two axes where five actions drive better; a constant learning rate, smaller images, fewer updates,
-# and SAC that looks further ahead, without the rules of the road or with laxer ones;
+# What the presets were chosen against: two axes where five actions drive better; CarRacing without the rules of the road; a constant
+# learning rate, smaller images, fewer updates, and SAC that looks further ahead or has laxer rules;
 # SAC's Hopper with targets that move half as fast, and with these returns of three steps or more entropy;
 # TD3 with the learning rate of the authors' later code, and with targets that move twice as fast; another PPO, with a learning rate that
 # is constant where the preset's falls and falls where it is constant, and with fewer steps.
@@ -18,19 +18,27 @@ humanoid+=(--max-grad-norm 2 --learning-rate 3.56987e-5)
 hopper=("${zoo[@]}" --gamma 0.999 --gae-lambda 0.99 --num-minibatches 16 --clip-coef 0.2 --ent-coef 0.00229519 --vf-coef 0.835671)
 hopper+=(--max-grad-norm 0.7 --learning-rate 9.80828e-5)
 
-# SAC's CarRacing before it had rules of the road
-patience=(--gamma 0.99 --training-wrappers Patience,frames=200 --target-entropy -2 --policy-average 0)
+# CarRacing before it had rules of the road
+patience=(--gamma 0.99 --training-wrappers Patience,frames=200)
+sac=("${patience[@]}" --target-entropy -2 --policy-average 0)
+td3=("${patience[@]}" --learning-rate-schedule constant --total-timesteps 200000 --buffer-size 150000)
+dqn=("${patience[@]}" --total-timesteps 200000 --buffer-size 150000)
+rainbow=("${dqn[@]}" --v-max 25 --beta-steps 200000)
 
 commands() {
   for seed in $SEEDS; do
-    run dqn_atari_style-axes dqn_atari_style CarRacing-v3 "$seed" --action-set auto
-    run rainbow-axes rainbow CarRacing-v3 "$seed" --action-set auto
-    run sac_drq-patience sac_drq CarRacing-v3 "$seed" "${patience[@]}"
+    run dqn_atari_style-axes dqn_atari_style CarRacing-v3 "$seed" "${dqn[@]}" --action-set auto
+    run dqn_atari_style-patience dqn_atari_style CarRacing-v3 "$seed" "${dqn[@]}"
+    run rainbow-axes rainbow CarRacing-v3 "$seed" "${rainbow[@]}" --action-set auto
+    run rainbow-patience rainbow CarRacing-v3 "$seed" "${rainbow[@]}"
+    run td3-patience td3 CarRacing-v3 "$seed" "${td3[@]}"
+    run td3-constant-rate td3 CarRacing-v3 "$seed" --learning-rate-schedule constant --total-timesteps 100000 --buffer-size 150000
+    run sac_drq-patience sac_drq CarRacing-v3 "$seed" "${sac[@]}"
     run sac_drq-longer-horizon sac_drq CarRacing-v3 "$seed" --gamma 0.99
     run sac_drq-laxer-rules sac_drq CarRacing-v3 "$seed" --gamma 0.99 --training-wrappers RoadRules,missed=1,speed_limit=60
-    run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" "${patience[@]}" --learning-rate-schedule constant --total-timesteps 180000 --buffer-size 150000
-    run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" "${patience[@]}" --image-size 64 --total-timesteps 200000 --buffer-size 200000
-    run sac_drq-fewer-updates sac_drq CarRacing-v3 "$seed" "${patience[@]}" --updates-per-step 0.2 --total-timesteps 240000 --buffer-size 240000 --eval-frequency 20000
+    run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" "${sac[@]}" --learning-rate-schedule constant --total-timesteps 180000 --buffer-size 150000
+    run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" "${sac[@]}" --image-size 64 --total-timesteps 200000 --buffer-size 200000
+    run sac_drq-fewer-updates sac_drq CarRacing-v3 "$seed" "${sac[@]}" --updates-per-step 0.2 --total-timesteps 240000 --buffer-size 240000 --eval-frequency 20000
     run sac_drq-slower-targets sac_drq Hopper-v5 "$seed" --tau 0.005 --total-timesteps 200000
     run sac_drq-three-steps sac_drq Hopper-v5 "$seed" --tau 0.005 --n-step 3 --total-timesteps 200000
     run sac_drq-more-entropy sac_drq Hopper-v5 "$seed" --tau 0.005 --target-entropy -1.5 --total-timesteps 200000
