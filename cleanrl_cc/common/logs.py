@@ -100,8 +100,8 @@ class Log:
                 dir=self.folder,
                 config={"algorithm": self.algorithm} | asdict(self.args),
             )
-        except wandb.Error as error:
-            reason = str(error).rstrip(".")
+        except (wandb.Error, ValueError) as error:  # a ValueError is of its settings, in several lines
+            reason = ": ".join(map(str.strip, str(error).splitlines()[:3])).rstrip(".")
             remedy = "Run `wandb login`, set WANDB_MODE=offline, or leave it out."
             raise InputError(f"--track: {reason}. {remedy}") from error
         self.tracker.define_metric("global_step")

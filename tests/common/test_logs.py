@@ -20,9 +20,11 @@ from helpers import (
     SCRIPTS,
     assert_same_training,
     checkpoint,
+    command_line,
     disk_with_room_for,
     input_error,
     resume,
+    start,
     train,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -316,3 +318,11 @@ def test_wandb_that_refuses_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse, Error=Refusal))
     message = input_error(train, SCRIPTS[0], tmp_path / "run", track=True)
     assert message.startswith("--track: not logged in. Run `wandb login`")
+
+
+def test_a_mode_that_wandb_does_not_have_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "nope")  # which wandb reads once in a process
+    process = start("td3", command_line("td3", tmp_path / "run", track=True))
+    _, stderr = process.communicate(timeout=200)
+    message = stderr.splitlines()[-1]
+    assert process.returncode == 1 and message.startswith("--track: ") and "'offline'" in message, stderr
