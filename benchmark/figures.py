@@ -5,14 +5,20 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import scores
 from cells import TITLES, environment, interval, is_peer, title
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullLocator
+
+from cleanrl_cc.common.errors import InputError
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, NullLocator
+except ImportError as error:
+    raise InputError('Figures are drawn with matplotlib: pip install -e ".[plot]".') from error
 
 COLORS = {name: f"C{index}" for index, name in enumerate(TITLES)}
 ABLATION_COLORS = {"ablation-dqn": COLORS["dqn_atari_style"], "ablation-rainbow": COLORS["rainbow"]}

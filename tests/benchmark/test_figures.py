@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import load_benchmark
+from helpers import ROOT, load_benchmark, run_python
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -69,3 +69,9 @@ def test_the_speed_of_many_environments_is_drawn_with_its_machine(tmp_path):
     text = (tmp_path / "many-envs.svg").read_text()
     for words in ("A processor (AVX2), 2 cores", "HalfCheetah-v5, alone", "CarRacing-v3, PPO", ">256<"):
         assert words in text, words
+
+
+def test_without_matplotlib_one_sentence_says_what_to_install():
+    code = f"import sys; sys.modules['matplotlib'] = None; sys.path.append({str(ROOT / 'benchmark')!r}); "
+    done = run_python(code + "import report")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "[plot]" in done.stderr, done.stderr
