@@ -54,11 +54,13 @@ first seed with the presets of today, whatever they were when it ran.
 How to read the tables:
 
 - A return is the mean over seeds of a deterministic evaluation on the environment as Gymnasium registers it.
-  In brackets is the 95 % bootstrap interval of that mean over seeds; one seed has none.
+  In brackets is the 95 % bootstrap interval of that mean over seeds; one seed has none. With two
+  or three seeds it is just their range, which holds the true mean in about half or three quarters of cases.
 - *Final* is the last evaluation of each run, *best* the highest of each run. Both are evaluations during
   training, and the best of many is flattered by its choice.
 - *Unseen* scores the same two policies over episodes that the training never played (`evaluate.py`, seeds
-  from 10,000). In parentheses the number of episodes per seed; with one seed their standard deviation, too.
+  from 10,000). In parentheses the number of episodes per seed, and of how many seeds if not of all; with one
+  seed the standard deviation of its episodes, too.
 - *Steps* are agent steps; one is `--action-repeat` environment frames. *Hours* are hours of training on the
   machine named below, which may have done other things meanwhile.
 - A cell is one algorithm, or a variant of it in parentheses, on one environment; the commands at the end say
@@ -139,7 +141,8 @@ def unseen(runs: list[dict], steps: list[int]) -> tuple[str, str]:
         return "-", ""
     episodes = " or ".join(map(str, sorted({len(file["episodes"]) for file in files})))
     spread = f"+- {files[0]['return_std']:,.0f}, " if len(files) == 1 else ""
-    return number([file["return_mean"] for file in files]), f"{spread}{episodes} episodes"
+    seeds = f", {len(files)} of {len(runs)} seeds" if len(files) < len(runs) else ""
+    return number([file["return_mean"] for file in files]), f"{spread}{episodes} episodes{seeds}"
 
 
 def row(name: str, runs: list[dict]) -> str:
@@ -272,7 +275,7 @@ def statistics(groups: dict[str, scores.Scores], steps: int, out: Path) -> list[
     file = f"profiles-{rounded(steps)}.svg"
     draw_profiles(groups, f"Robots at {steps:,} steps", out / file)
     counts = "; ".join(f"{title(name)}: {scores.count(runs)}" for name, runs in groups.items())
-    caption = f"The share of runs whose normalised score is above τ. {counts}."
+    caption = f"The share of runs whose normalised score is above τ, the mean over tasks. {counts}."
     return [*lines, f"\n![Performance profiles, {steps:,} steps](assets/curves/{file})\n\n{caption}\n"]
 
 

@@ -41,3 +41,14 @@ def test_an_interval_covers_what_it_should():
     interval, rng = load_benchmark("cells").interval, np.random.default_rng(1)
     covered = [low < 0 < high for low, high in (interval(rng.normal(size=20)) for _ in range(50))]
     assert 0.86 < np.mean(covered) < 1
+
+
+@pytest.mark.parametrize("num_seeds, share", [(2, 1 / 2), (3, 3 / 4)])
+def test_an_interval_of_few_seeds_is_their_range_and_covers_less(num_seeds, share):
+    """As the report says."""
+    interval, rng = load_benchmark("cells").interval, np.random.default_rng(2)
+    samples = rng.normal(size=(200, num_seeds))
+    intervals = np.array([interval(sample) for sample in samples])
+    np.testing.assert_allclose(intervals, np.stack([samples.min(axis=1), samples.max(axis=1)], axis=1))
+    covered = (intervals[:, 0] < 0) & (intervals[:, 1] > 0)
+    assert covered.mean() == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 200))

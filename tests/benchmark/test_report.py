@@ -81,6 +81,18 @@ def test_the_report_means_over_seeds(tmp_path):
     assert f"| LunarLander-v3 from state | {missing} |" in page.split("## Not yet run")[1]
 
 
+def test_of_seeds_that_were_not_all_judged_the_report_says_how_many_were(tmp_path):
+    for seed in (1, 2, 3):
+        folder = tmp_path / "results" / "sac_drq" / "My-v0" / f"seed-{seed}"
+        write_result(folder, seed, [seed, 2, 1], total_timesteps=3000)
+        scores = {"return_mean": 10 * seed, "return_std": 4, "episodes": [0] * 20}
+        for step in {1: (3000,), 2: (3000,), 3: (1000,)}[seed]:
+            (folder / f"episodes-{step}.json").write_text(json.dumps(scores | {"global_step": step}))
+    page = written_report(tmp_path)
+    judged = "15 [10, 20] (20 episodes, 2 of 3 seeds) | 30 (+- 4, 20 episodes, 1 of 3 seeds)"
+    assert f"| SAC | 3 | 3,000 | 1.0 [1.0, 1.0] | 2.3 [2.0, 3.0] | {judged} |" in page
+
+
 def test_of_seeds_that_were_stopped_the_report_says_how_far_each_extreme_came(tmp_path):
     for seed, returns in {1: [10, 20], 2: [20, 30, 40, 50], 3: [30, 40, 60]}.items():
         write_result(
