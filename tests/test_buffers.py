@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from helpers import assert_same
 
 from cleanrl_cc import ppo_continuous, rainbow
@@ -242,6 +242,16 @@ def test_a_buffer_is_not_in_memory_twice_when_it_is_loaded(script, tmp_path):
     assert torch.equal(stored.frames, fresh.frames)
 
 
+@pytest.mark.parametrize("script", ["dqn_atari_style", "rainbow"], indirect=True)
+def test_actions_beyond_16_bits_are_kept(script):
+    spaces = Box(-1, 1, (2,)), Discrete(2**20)
+    buffer = script.ReplayBuffer(script.Args(buffer_size=50, n_step=1), *spaces, CPU)
+    never = np.zeros(1, bool)
+    for _ in range(4):
+        buffer.add(np.zeros((1, 2)), np.array([[2**20 - 1]]), np.zeros(1), never, never, final=never)
+    assert buffer.sample(8, np.random.default_rng(0)).actions.unique().tolist() == [2**20 - 1]
+
+
 # --- priorities ---
 
 
@@ -366,6 +376,7 @@ def test_a_rollout_from_a_checkpoint_equals_the_stored_one(num_rows, tmp_path):
     save_replay(tmp_path / "replay.npz", stored.arrays())
     load_replay(tmp_path / "replay.npz", fresh)
     assert fresh.num_added == num_rows
+    assert np.array_equal(fresh.discounted_return, [7, 7])
     assert_same(fresh.arrays(), stored.arrays(), "arrays")
 
 

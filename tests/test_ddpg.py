@@ -1,8 +1,11 @@
 """What ddpg.py does and others do not: noise with a memory."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
+from agents import make_agent, make_buffer, make_obs
 from gymnasium.spaces import Box
 from helpers import checkpoint, replay, train
 
@@ -39,3 +42,37 @@ def test_correlated_noise_remembers_its_episode_and_no_other(num_envs, tmp_path,
         )
         expected[final] = 0
     assert rows["final"].sum() >= 2 * num_envs
+
+
+def statistics(module) -> dict:
+    return {name: value.clone() for name, value in module.named_buffers() if "running" in name}
+
+
+def test_batch_normalisation_learns_by_its_batch_and_acts_by_what_it_remembers():
+    cpu = torch.device("cpu")
+    agent = make_agent("ddpg", "state", cpu, batch_norm=True)
+    buffer = make_buffer("ddpg", "state", cpu)
+    for seed in range(3):
+        batch = buffer.sample(16, np.random.default_rng(seed))
+        critic, actor = deepcopy(agent.critic), deepcopy(agent.actor)
+        before = statistics(agent.critic.trunk)
+        next_q = agent.critic_target(batch.next_obs, agent.actor_target(batch.next_obs))
+        target_q = batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
+        qf_loss = (critic.train()(batch.obs, batch.actions) - target_q).square().mean()
+        metrics = agent.update_critic(batch)[1]
+        assert metrics["losses/qf_loss"].item() == pytest.approx(qf_loss.item(), rel=1e-5)
+        for name, moment in (("1.running_mean", batch.obs.mean(0)), ("1.running_var", batch.obs.var(0))):
+            expected = 0.9 * before[name] + 0.1 * moment
+            torch.testing.assert_close(statistics(agent.critic.trunk)[name], expected)
+        actor_loss = -agent.critic(batch.obs, actor.train()(batch.obs)).mean()
+        metrics = agent.update_actor(batch.obs)
+        assert metrics["losses/actor_loss"].item() == pytest.approx(actor_loss.item(), rel=1e-5)
+        agent.update_targets()
+        for online, target in ((agent.actor, agent.actor_target), (agent.critic, agent.critic_target)):
+            remembered = statistics(target)
+            assert all(torch.equal(value, remembered[name]) for name, value in statistics(online).items())
+        remembered = statistics(agent)
+        obs = make_obs("state", 8, np.random.default_rng(seed))
+        alone = np.concatenate([agent.act(row[None], deterministic=True) for row in obs])
+        assert agent.act(obs, deterministic=True) == pytest.approx(alone, abs=1e-5)
+        assert all(torch.equal(value, remembered[name]) for name, value in statistics(agent).items())

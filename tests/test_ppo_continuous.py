@@ -145,3 +145,23 @@ def test_rewards_are_divided_by_the_deviation_of_the_discounted_return(monkeypat
     agent.update(buffer, obs, rng)
     assert agent.return_statistics.var.item() == pytest.approx(np.var(returns), rel=1e-5)
     assert seen[0][:, 0] == pytest.approx(rewards / np.std(returns), rel=1e-4)
+
+
+def test_what_is_normalised_stays_within_ten_deviations(monkeypatch):
+    args = ppo_continuous.Args(num_envs=1, num_steps=400, num_minibatches=1, num_epochs=1, precision="fp32")
+    spaces = Box(-np.inf, np.inf, (2,)), Box(-1, 1, (1,))
+    agent = ppo_continuous.Agent(args, *spaces, torch.device("cpu"))  # its statistics: mean 0, variance 1
+    obs = np.array([[9.0, -9.0], [1e6, -1e6]], np.float32)
+    assert agent.normalize(obs).numpy() == pytest.approx(np.array([[9, -9], [10, -10]]))
+    buffer = ppo_continuous.RolloutBuffer(args, *spaces)
+    seen, advantages = [], buffer.advantages
+    ends = np.ones(1, bool)
+    for row in range(400):  # of episodes of one step, all without reward but two
+        reward = {100: 1e6, 200: -1e6}.get(row, 0.0)
+        never = np.zeros(1, bool)
+        buffer.add(obs[:1], *agent.sample(obs[:1]), np.array([reward]), ends, never, final=never)
+    monkeypatch.setattr(
+        buffer, "advantages", lambda rewards, values: seen.append(rewards) or advantages(rewards, values)
+    )
+    agent.update(buffer, obs[:1], np.random.default_rng(1))
+    assert np.unique(seen[0]).tolist() == [-10, 0, 10]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config
+from agents import make_agent, make_buffer
 from gymnasium.spaces import Box
 from helpers import checkpoint, load_script, train
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
@@ -24,6 +25,18 @@ def test_evaluations_of_sac_play_the_average_of_its_policies(tmp_path):
     average, _ = agent.average(torch.as_tensor(obs))
     assert agent.act(obs, deterministic=True) == torch.tanh(average).detach().numpy()
     assert 0 < abs(mean - average).item() < 0.5
+
+
+@pytest.mark.parametrize("problem", ["state", "pixels"])
+def test_the_average_follows_the_whole_policy(problem):
+    agent = make_agent("sac_drq", problem, torch.device("cpu"), policy_average=0.25)
+    policy = torch.nn.Sequential(agent.encoder, agent.actor)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    agent.update(make_buffer("sac_drq", problem, torch.device("cpu")).sample(16, np.random.default_rng(1)))
+    average = agent.average.state_dict()
+    for name, value in policy.state_dict().items():
+        assert not torch.equal(value, before[name]), name
+        torch.testing.assert_close(average[name], 0.75 * before[name] + 0.25 * value)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 2.0])

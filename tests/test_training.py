@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config
+from agents import make_agent, make_buffer
 from gymnasium.spaces import Box
 from helpers import (
     PIXELS,
@@ -20,6 +21,7 @@ from helpers import (
     load_script,
     parse,
     replay,
+    resume,
     start,
     train,
 )
@@ -29,6 +31,7 @@ from cleanrl_cc.common.tables import read_csv
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_laps")]
 
+CPU = torch.device("cpu")
 VECTOR = {"total_timesteps": 1100}
 PROBLEMS = {"vector": VECTOR, "pixels": PIXELS}
 MORE = {
@@ -144,10 +147,14 @@ def test_args_made_in_python_are_enough(script, tmp_path):
     assert math.isfinite(load_script(script).train(args))
 
 
-@pytest.mark.parametrize("schedule, last", [("constant", 1.0), ("linear", 0.01)])
-def test_the_learning_rate_follows_its_schedule(schedule, last, tmp_path):
+SCHEDULES = [("sac_drq", "constant", 1.0)]
+SCHEDULES += [(script, "linear", 0.01) for script in having("updates_per_step")]
+
+
+@pytest.mark.parametrize("script, schedule, last", SCHEDULES)
+def test_the_learning_rate_follows_its_schedule(script, schedule, last, tmp_path):
     train(
-        "sac_drq",
+        script,
         tmp_path / "run",
         total_timesteps=100,
         learning_rate=0.5e-3,
@@ -156,6 +163,63 @@ def test_the_learning_rate_follows_its_schedule(schedule, last, tmp_path):
     for name, optimizer in checkpoint(tmp_path / "run")["optimizers"].items():
         # of the update after the 99th step
         assert optimizer["param_groups"][0]["lr"] == pytest.approx(last * 0.5e-3), name
+
+
+@pytest.mark.parametrize("script", having("exploration_noise"))
+@pytest.mark.parametrize("last", [0.1, None])
+def test_exploration_noise_changes_to_its_end_also_after_a_resume(script, last, tmp_path, monkeypatch):
+    agent, noises = load_script(script).Agent, []
+    act = agent.act
+
+    def record(self, obs, deterministic=False):
+        if not deterministic:
+            noises.append(self.exploration_noise.item())
+        return act(self, obs, deterministic)
+
+    monkeypatch.setattr(agent, "act", record)
+    noise = {"exploration_noise": 0.5, "exploration_steps": 80}
+    noise |= {} if last is None else {"final_exploration_noise": last}
+    train(script, tmp_path / "run", total_timesteps=60, learning_starts=20, **noise)
+    resume(script, tmp_path / "run", total_timesteps=100)
+    expected = np.interp(np.arange(20, 100), [0, 80], [0.5, last or 0.5])
+    assert noises == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("script", ["sac_drq", "td3", "ddpg"])
+def test_a_run_begins_with_uniformly_random_actions(script, tmp_path):
+    train(script, tmp_path / "run", total_timesteps=60, num_envs=3, learning_starts=50)
+    rng = np.random.default_rng(1)
+    random = [rng.uniform(-1, 1, (3, 1)).astype(np.float32) for _ in range(20)]
+    actions = replay(tmp_path / "run")["actions"]
+    assert np.array_equal(actions[:17], random[:17])  # 51 steps are the first that are at least 50
+    assert not np.isclose(actions[17:20], random[17:20]).any()
+
+
+@pytest.mark.parametrize("script", having("reward_scale"))
+def test_what_is_learned_from_are_scaled_rewards(script):
+    weights = []
+    for scale, factor in ((0.5, 1.0), (1.0, 0.5)):
+        agent = make_agent(script, "state", CPU, reward_scale=scale)
+        batch = make_buffer(script, "state", CPU).sample(16, np.random.default_rng(1))
+        torch.manual_seed(1)
+        agent.update(batch._replace(rewards=factor * batch.rewards))
+        weights.append(agent.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("script", having("random_shift"))
+def test_images_before_and_after_a_step_are_shifted(script, monkeypatch):
+    monkeypatch.setattr(load_script(script).Agent, "random_shift", lambda self, images: images.flip(3))
+    weights = []
+    for shifts in (True, False):
+        agent = make_agent(script, "pixels", CPU, random_shift=shifts)
+        batch = make_buffer(script, "pixels", CPU).sample(16, np.random.default_rng(1))
+        if not shifts:
+            batch = batch._replace(obs=batch.obs.flip(3), next_obs=batch.next_obs.flip(3))
+        torch.manual_seed(1)
+        agent.update(batch)
+        weights.append(agent.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
