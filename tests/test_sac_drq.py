@@ -12,7 +12,7 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 from cleanrl_cc import sac_drq
 
 
-def test_evaluations_of_sac_play_the_average_of_its_policies(tmp_path):
+def test_evaluations_of_sac_play_the_average_of_its_policies(tmp_path, monkeypatch):
     train("sac_drq", tmp_path / "run", total_timesteps=1100, policy_average=0.5)
     saved = checkpoint(tmp_path / "run")
     script = load_script("sac_drq")
@@ -25,6 +25,8 @@ def test_evaluations_of_sac_play_the_average_of_its_policies(tmp_path):
     average, _ = agent.average(torch.as_tensor(obs))
     assert agent.act(obs, deterministic=True) == torch.tanh(average).detach().numpy()
     assert 0 < abs(mean - average).item() < 0.5
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    assert agent.act(obs) == torch.tanh(mean).detach().numpy(), "the policy itself explores"
 
 
 @pytest.mark.parametrize("problem", ["state", "pixels"])

@@ -38,6 +38,7 @@ def test_actor_and_targets_move_with_every_few_updates_of_the_critic(frequency):
 @pytest.mark.parametrize("noise, clip, farthest", [(0.2, 0.5, 0.5), (10.0, 0.3, 0.3), (0.0, 0.5, 0.0)])
 def test_the_target_s_actions_move_within_their_bounds(noise, clip, farthest, monkeypatch):
     agent = make_agent(policy_noise=noise, noise_clip=clip)
+    agent.actor_target.layers[-1].bias[0] = 2.0  # the first dimension is near its bound
     seen, forward = [], agent.critic_target.forward
 
     def record(encoding, actions):
@@ -53,3 +54,6 @@ def test_the_target_s_actions_move_within_their_bounds(noise, clip, farthest, mo
     moves = (actions - own).abs()
     assert actions.abs().max() <= 1 and moves.max() <= farthest + 1e-6
     assert (moves.max() > 0.5 * farthest) == (farthest > 0)
+    assert (actions[:, :, 0] == 1).any() == (farthest > 0)
+    spread = (actions - own)[:, :, 1].std(dim=1)
+    assert (spread.max() > 1e-3) == (farthest > 0), "each transition of a batch has noise of its own"
