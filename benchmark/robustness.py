@@ -40,15 +40,25 @@ class Options:
 
 
 def find_runs(folders: tuple[Path, ...]) -> list[tuple[Path, dict]]:
-    """Folders of runs in a corridor that have a policy, and what describes them."""
+    """Policies of runs in a corridor, and what describes them. Raises InputError for two of one row."""
     runs = []
+    places = {}
     for checkpoint in sorted({path for folder in folders for path in folder.rglob("last.pt")}):
         try:
             description = json.loads((checkpoint.parent / "args.json").read_text())
-            if CORRIDOR.fullmatch(description["args"]["env_id"]):
-                runs.append((checkpoint, description))
+            args = description["args"]
+            place = description["algorithm"], args["env_id"], args["seed"]
+            if not CORRIDOR.fullmatch(args["env_id"]):
+                continue
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(f"{checkpoint.parent} has no args.json of a run ({describe(error)}).") from error
+        if place in places:
+            raise InputError(
+                f"{places[place]} and {checkpoint.parent} are both of {place[0]} in {place[1]} with the seed "
+                f"{place[2]}, which is one row: name one of them."
+            )
+        places[place] = checkpoint.parent
+        runs.append((checkpoint, description))
     return runs
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, load_benchmark, needs_results
 
-from cleanrl_cc.common.tables import write_csv
+from cleanrl_cc.common.tables import read_csv, write_csv
 
 RESULTS = ROOT / "benchmark" / "results"
 
@@ -130,3 +130,28 @@ def test_robustness_is_a_matrix_of_returns_and_goals(tmp_path):
     page = written_report(tmp_path).split("## 4. Robustness")[1]
     assert "| Static | SAC | 2 | 1,100 [1,000, 1,200], 75 % | 300, 10 % |" in page
     assert "| Moving | PPO | 1 |  | 40, 0 % |" in page  # what is missing is left out
+
+
+def test_robots_are_compared_at_equal_steps_between_random_actions_and_the_best_published_score(tmp_path):
+    best = max(
+        float(row["score"])
+        for row in read_csv(ROOT / "benchmark" / "anchors.csv")
+        if row["environment"] == "HalfCheetah-v5 from state"
+    )
+    returns = {"sac_drq": (best, best / 2), "td3": (0, best / 2)}
+    for name, (first, second) in returns.items():
+        for seed, value in ((1, first), (2, second)):
+            folder = tmp_path / "results" / name / "HalfCheetah-v5" / f"seed-{seed}"
+            write_result(folder, seed, [7] * 299 + [value, 8], total_timesteps=301_000)
+            description = json.loads((folder / "args.json").read_text())
+            description["args"]["env_id"] = "HalfCheetah-v5"
+            (folder / "args.json").write_text(json.dumps(description))
+    random = {"env_id": "HalfCheetah-v5", "episodes": 100, "return_mean": 0, "return_std": 1}
+    write_csv(tmp_path / "results" / "baseline.csv", [random])
+    section = written_report(tmp_path).split("### Robots at 300,000 steps")[1].split("### ")[0]
+    middle, last = (f"{best * share:,.0f}" for share in (0.75, 1))
+    assert f"| HalfCheetah-v5 from state | {middle} [{best / 2:,.0f}, {last}] (2) | " in section
+    assert "| SAC | 0.75 [0.50, 1.00] | 2 runs on 1 task |" in section
+    assert "| TD3 | 0.25 [0.00, 0.50] | 2 runs on 1 task |" in section
+    # three of four pairs are won, and one is a tie
+    assert "| SAC above TD3 | 0.88 [0.50, 1.00] | 2 runs on 1 task | 2 runs on 1 task |" in section

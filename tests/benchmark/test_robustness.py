@@ -1,5 +1,6 @@
 """Policies of the corridors are judged elsewhere."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -32,5 +33,9 @@ def test_policies_of_the_corridors_are_judged_where_walls_stand_and_where_they_m
     of_someone_else = replace(options, csv=tmp_path / "notes.txt")
     assert "holds other columns" in input_error(robustness.main, of_someone_else)
     assert (tmp_path / "notes.txt").read_text() == "mine\n"
+    shutil.copytree(tmp_path / "runs" / "a", tmp_path / "runs" / "variant")
+    assert f"{tmp_path / 'runs' / 'a'} and {tmp_path / 'runs' / 'variant'} are both of" in input_error(
+        robustness.main, options
+    )
     (tmp_path / "runs" / "a" / "args.json").write_text("{")
     assert "has no args.json of a run" in input_error(robustness.main, options)
