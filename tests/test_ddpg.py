@@ -42,6 +42,16 @@ def test_correlated_noise_remembers_its_episode_and_no_other(num_envs, tmp_path,
         )
         expected[final] = 0
     assert rows["final"].sum() >= 2 * num_envs
+    assert agent.ou_noise[:, 0].numpy() == pytest.approx(expected), "a resumed run goes on with it"
+
+
+def test_each_environment_and_dimension_has_correlated_noise_of_its_own():
+    agent = make_agent("ddpg", "state", torch.device("cpu"), exploration_noise_type="ou", num_envs=4)
+    agent.actor.requires_grad_(False).layers[-1].weight.zero_()  # far from the bounds
+    obs = np.ones((4, 5), np.float32)
+    for _ in range(3):
+        noise = agent.act(obs) - agent.act(obs, deterministic=True)
+    assert len(np.unique(noise)) == 8
 
 
 def statistics(module) -> dict:
@@ -56,7 +66,8 @@ def test_batch_normalisation_learns_by_its_batch_and_acts_by_what_it_remembers()
         batch = buffer.sample(16, np.random.default_rng(seed))
         critic, actor = deepcopy(agent.critic), deepcopy(agent.actor)
         before = statistics(agent.critic.trunk)
-        next_q = agent.critic_target(batch.next_obs, agent.actor_target(batch.next_obs))
+        critic_target, actor_target = deepcopy(agent.critic_target), deepcopy(agent.actor_target)
+        next_q = critic_target.eval()(batch.next_obs, actor_target.eval()(batch.next_obs))
         target_q = batch.rewards + batch.gammas * (1 - batch.terminations) * next_q
         qf_loss = (critic.train()(batch.obs, batch.actions) - target_q).square().mean()
         metrics = agent.update_critic(batch)[1]
