@@ -81,22 +81,23 @@ def styles(cells: Mapping[str, list[dict]]) -> list[tuple[str, object, str]]:
 
 
 def draw_cell(axis: Axes, name: str, runs: list[dict], repeat: int, color, mark: str):
-    """The mean over seeds, with its interval or, of one seed, the deviation of the episodes."""
+    """The mean over seeds, with its interval or, of one seed, the deviation of the episodes. Seeds that were
+    evaluated at other steps are interpolated."""
     evaluations = [run["evaluations"] for run in runs]
-    shared = min(len(e["global_step"]) for e in evaluations)  # evaluations that every seed has
-    steps = evaluations[0]["global_step"][:shared] * repeat
-    returns = np.stack([e["return_mean"][:shared] for e in evaluations])
-    spread = evaluations[0]["return_std"][:shared]
+    steps = min((e["global_step"] for e in evaluations), key=lambda steps: steps[-1])  # that every seed has
+    returns = np.stack([np.interp(steps, e["global_step"], e["return_mean"]) for e in evaluations])
+    spread = evaluations[0]["return_std"]
     low, high = interval(returns) if len(runs) > 1 else (returns[0] - spread, returns[0] + spread)
     label = f"{title(name)}, {len(runs)} seed{'s' * (len(runs) > 1)}"
-    every = max(1, shared // 12)
+    every = max(1, len(steps) // 12)
     look = {"color": color, "marker": mark, "markevery": every, "markersize": 5}
-    axis.plot(steps, returns.mean(axis=0), ls="--" if is_peer(name) else "-", label=label, **look)
+    axis.plot(steps * repeat, returns.mean(axis=0), ls="--" if is_peer(name) else "-", label=label, **look)
     if mark == MARKS[0]:  # bands of variants would hide each other
-        axis.fill_between(steps, low, high, color=color, alpha=0.25 if len(runs) > 1 else 0.1, linewidth=0)
+        alpha = 0.25 if len(runs) > 1 else 0.1
+        axis.fill_between(steps * repeat, low, high, color=color, alpha=alpha, linewidth=0)
     for e in evaluations:
-        if len(e["global_step"]) > shared:
-            rest = slice(shared - 1, None)
+        rest = e["global_step"] >= steps[-1]
+        if np.sum(rest) > 1:
             axis.plot(e["global_step"][rest] * repeat, e["return_mean"][rest], color=color, linewidth=0.7)
 
 

@@ -317,6 +317,11 @@ def test_without_priorities_errors_change_nothing():
     assert np.array_equal(buffer.priorities.nodes, before) and (batch.weights == 1).all()
 
 
+def test_without_n_step_one_reward_is_summed():
+    batch = prioritised(30, n_step=3, components=("per",)).buffer.sample(64, np.random.default_rng(5))
+    assert torch.equal(batch.gammas, torch.full((64,), GAMMA))
+
+
 # --- rollouts ---
 
 

@@ -58,6 +58,17 @@ def test_the_axis_is_that_of_published_curves(lines):
     assert on_robots.get_ydata().tolist() == [2, 3, 4]
 
 
+def test_seeds_that_were_evaluated_at_other_steps_are_averaged_at_equal_ones(lines):
+    """As of a run that was resumed with another --eval-frequency."""
+    often = run(1, 2, 3, 4, 5, 6)
+    rarely = run(3, 5)
+    rarely["evaluations"]["global_step"] = np.array([2000.0, 4000.0])
+    line = lines("Hopper-v5 from state", {"sac_drq": [often, rarely]}, [])["SAC, 2 seeds"]
+    assert line.get_xdata().tolist() == [2000, 4000]
+    assert line.get_ydata().tolist() == [2.5, 4.5]
+    assert line.axes.get_lines()[1].get_xydata().tolist() == [[4000, 4], [5000, 5], [6000, 6]]
+
+
 def test_the_speed_of_many_environments_is_drawn_with_its_machine(tmp_path):
     machine = {"processor": "A processor", "kind": "AVX2", "cores": "2"}
     rows = [
