@@ -85,6 +85,16 @@ def test_evaluations_csv_ends_with_what_train_returns_and_best_pt_holds_the_best
     assert load_checkpoint(folder / "best.pt")["global_step"] == int(best["global_step"])
 
 
+def test_the_first_of_the_best_policies_is_kept_also_across_a_resume(tmp_path, monkeypatch):
+    returns = iter([5.0, 9.0, 7.0, 8.0, 9.0, 10.0])
+    play = "cleanrl_cc.common.runs.play_episodes"
+    monkeypatch.setattr(play, lambda *_, **__: [{"seed": 0, "r": next(returns), "l": 1}])
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=60, eval_frequency=20)
+    for total_timesteps, best in ((100, 40), (120, 120)):
+        resume(SCRIPTS[0], tmp_path / "run", total_timesteps=total_timesteps)
+        assert load_checkpoint(tmp_path / "run" / "best.pt")["global_step"] == best
+
+
 def test_policies_are_kept_on_demand_and_a_resumed_run_may_begin_to(tmp_path):
     train(SCRIPTS[0], tmp_path / "run", total_timesteps=60, eval_frequency=40)
     assert not list((tmp_path / "run").glob("policy-*"))
