@@ -7,7 +7,7 @@ from helpers import load_benchmark
 def test_the_interquartile_mean_leaves_out_the_best_and_the_worst_quarter():
     scores = load_benchmark("scores")
     assert (
-        scores.interquartile_mean({"a": np.array([0.0, 1, 2, 100]), "b": np.array([-50.0, 3, 4, 5])}) == 2.5
+        scores.interquartile_mean({"a": np.array([-9.0, 1, 2, 100]), "b": np.array([-50.0, 3, 4, 5])}) == 2.5
     )
     assert scores.interquartile_mean({"a": np.array([1.0, 2, 6])}) == 3  # a quarter of three is no run
     low, high = scores.interval(scores.interquartile_mean, {"a": np.arange(8.0), "b": np.ones(1)})
