@@ -31,3 +31,10 @@ def test_a_profile_is_the_share_of_runs_above_each_score():
     assert (low[0], high[0]) == (0.5, 1)
     assert scores.count(runs) == "3 runs on 2 tasks"
     assert scores.normalize(np.array([10.0, 40]), random=10, reference=70).tolist() == [0, 0.5]
+
+
+def test_an_interval_holds_19_of_20_resamples():
+    values = np.random.default_rng(1).normal(size=200)
+    low, high = load_benchmark("scores").interval(lambda sample: sample["a"].mean(), {"a": values})
+    deviations = (high - low) / 2 / (values.std() / np.sqrt(200))
+    assert abs(deviations - 1.96) < 0.12
