@@ -55,7 +55,7 @@ def read_run(folder: Path) -> dict:
     try:
         return _read_run(folder)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{folder} is no collected run ({describe(error)}): take it away.") from error
+        raise InputError(f"{folder} is not a collected run ({describe(error)}): remove it.") from error
 
 
 def _read_run(folder: Path) -> dict:
@@ -68,7 +68,7 @@ def _read_run(folder: Path) -> dict:
         for name in ("global_step", "return_mean", "return_std", "seconds")
     }
     if description["algorithm"] not in TITLES:
-        raise ValueError(f"{description['algorithm']} is no script")
+        raise ValueError(f"{description['algorithm']} is not a script")
     return description | {"evaluations": columns, "unseen": {file["global_step"]: file for file in files}}
 
 

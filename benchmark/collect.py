@@ -99,7 +99,7 @@ def require_places(runs: list[Path], options: Options):
         if target in places:
             raise InputError(
                 f"{places[target]} and {run} both go to {target}: "
-                "collect one of them, or each by a call of its own with a --name."
+                "collect one of them, or each in a call of its own with a --name."
             )
         places[target] = run
 

@@ -289,7 +289,7 @@ def main():
         signal.signal(number, request_stop)
     outcomes = watch(tasks, {"local": run_locally, "ray": run_on_ray}[options.engine](tasks, options))
     counts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes).items())
-    print(counts + "; the same call goes on" * bool(stops))
+    print(counts + "; the same command resumes them" * bool(stops))
     raise SystemExit(130 if stops else int("failed" in outcomes))
 
 

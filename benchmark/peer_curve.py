@@ -194,7 +194,7 @@ class Player:
 
 def train_peer(options: Options, args: RunArgs) -> Path:
     """Trains and evaluates; returns the run folder."""
-    require(args.resume is None, "resume", args.resume, "left out, since a peer's run cannot go on")
+    require(args.resume is None, "resume", args.resume, "left out, since a peer's run cannot be resumed")
     arguments = translate(options, args)
     algorithm = peer_class(options, arguments)
     args.device = "cpu"
@@ -211,7 +211,7 @@ def train_peer(options: Options, args: RunArgs) -> Path:
         raise InputError("The peers' encoders of images are not ours: add --obs state.")
     actions = eval_envs[0].action_space
     if options.script == "dqn_atari_style" and isinstance(actions, gym.spaces.Box):
-        raise InputError(f"The peers' DQN has discrete actions alone, and {args.env_id} has continuous ones.")
+        raise InputError(f"The peers' DQN has only discrete actions, and {args.env_id} has continuous ones.")
     if options.script != "dqn_atari_style" and not isinstance(actions, gym.spaces.Box):
         raise InputError(f"{args.env_id} has discrete actions here and {options.script}.py continuous ones.")
     while len(eval_envs) < side_by_side(eval_envs[0], args.eval_episodes):

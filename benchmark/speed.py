@@ -261,7 +261,7 @@ def run_child(task: str, contender: str, threads: int, options: Options) -> dict
     # JAX has no flag for its threads; the affinity of the process binds all alike.
     if not hasattr(os, "sched_setaffinity"):
         raise InputError(
-            "speed.py binds each contender to its processors, which this system cannot: run it on Linux."
+            "speed.py pins each contender to cores of its own, which this system cannot do: run it on Linux."
         )
     cpus = sorted(os.sched_getaffinity(0))[:threads]
     environment = os.environ | {

@@ -359,7 +359,7 @@ def main(argv: list[str] | None = None):
     for worker in workers:
         worker.result()  # raises what it raised
     if STOPPING.is_set():
-        print("Stopped; the same call goes on.")
+        print("Stopped; the same command resumes them.")
         raise SystemExit(130)
     sweep.summarize()
 

@@ -52,11 +52,11 @@ def words_without(words: list[str], *names: str) -> list[str]:
 
 
 def read_task(command: str, runs_dir: str) -> Task:
-    """Raises InputError for a line that is no command of the kind that this program knows."""
+    """Raises InputError for a line that is not a command of the kind that this program knows."""
     try:
         python, *words = shlex.split(command)
     except ValueError as error:
-        raise InputError(f"`{command}` is no command: {error}.") from error
+        raise InputError(f"`{command}` is not a command: {error}.") from error
     if not all(word.isprintable() for word in words):
         raise InputError(f"{command!r} holds characters that cannot be printed.")
     length = 2 if words[:1] == ["-m"] else 1
@@ -75,7 +75,7 @@ def read_task(command: str, runs_dir: str) -> Task:
     try:
         total = total and int(float(total))
     except (ValueError, OverflowError) as error:
-        raise InputError(f"--total-timesteps {total} is no number of steps.") from error
+        raise InputError(f"--total-timesteps {total} is not a number of steps.") from error
     folder = ROOT / (flag(flags, "runs-dir") or runs_dir) / name
     return Task(command, script, flags, name, folder, total)
 

@@ -66,13 +66,13 @@ class Options:
     seed: Seed = 10_000
     """seed of the first episode; the others count up from it"""
     env_id: str | None = None
-    """another environment to be judged in, whose spaces must be the same; None: that of its training"""
+    """another environment to play in, whose spaces must be the same; None: the one it was trained in"""
     save_video: bool = False
     """film every episode into a folder `videos` beside the checkpoint"""
     analyze_value: bool = False
     """draw predicted values against realised discounted returns into `value.png` beside the checkpoint"""
     out: Path | None = None
-    """another folder for `videos` and `value.png`, for a checkpoint that is judged in several environments"""
+    """another folder for `videos` and `value.png`, for a checkpoint that plays in several environments"""
     render: bool = False
     """show the episodes in a window"""
     json: bool = False
@@ -168,7 +168,7 @@ class Policy:
         if ours != theirs:
             raise InputError(
                 f"{env_id} has {theirs}, and {trained_env_id}, where the policy was trained, has {ours}: "
-                "a policy can be judged where both are the same."
+                "a policy can only play where both are the same."
             )
         self.source |= {"env_id": env_id, "trained_env_id": trained_env_id}
 
@@ -287,8 +287,8 @@ def evaluate(options: Options) -> dict:
 def check(options: Options):
     """Raises InputError for what cannot be done, before anything is."""
     check_args(options)
-    last = options.seed + options.episodes
-    require(last <= 2**32, "seed", options.seed, "below 2 ** 32, which is all that NumPy takes")
+    most = 2**32 - options.episodes
+    require(options.seed <= most, "seed", options.seed, f"at most {most}, since each episode takes the next")
     if options.render and (options.save_video or options.push_to_hub):
         filming = "--save-video" if options.save_video else "--push-to-hub"
         raise InputError(f"--render shows a window and {filming} films without one: choose one of them.")
@@ -297,11 +297,11 @@ def check(options: Options):
     if options.out and not (options.save_video or options.analyze_value):
         raise InputError("--out goes with --save-video or --analyze-value: nothing else is written there.")
     if options.out and options.out.exists() and not options.out.is_dir():
-        raise InputError(f"--out {options.out} is no folder.")
+        raise InputError(f"--out {options.out} is not a folder.")
     if options.dry_run and not options.push_to_hub:
         raise InputError("--dry-run goes with --push-to-hub user/name: the card names the repository.")
     if options.env_id and (options.export_onnx or options.export_torch or options.push_to_hub):
-        raise InputError("--env-id judges a policy elsewhere: it is exported and shared without.")
+        raise InputError("--env-id plays a policy elsewhere: leave it out to export or share one.")
     if options.analyze_value:
         require_matplotlib()
     if options.export_onnx:
@@ -311,7 +311,7 @@ def check(options: Options):
         if not file.absolute().parent.is_dir():
             raise InputError(f"{file} cannot be written: there is no folder {file.parent}.")
         if file.exists() and not file.is_file():
-            raise InputError(f"{file} cannot be written: it is no file.")
+            raise InputError(f"{file} cannot be written: it is not a file.")
         if is_checkpoint(file):
             raise InputError(f"{file} is a checkpoint, which an export would replace: name another file.")
     if len({file.resolve() for file in exports}) < len(exports):

@@ -106,14 +106,14 @@ Pendulum-v1                                     | Pendulum-v1
 --env-id dm_control/walker                      | did you mean dm_control/walker-run-v0
 --env-id CartPole-v1                            | use dqn_atari_style.py
 --env-id Blackjack-v1                           | use dqn_atari_style.py
-{short} --device cpu:5                          | --device cpu:5 is not there
-{short} --device CPU                            | --device CPU is not there
-{short} --device ''                             | is not there
-{short} --device hpu                            | --device hpu is not there
-{short} --device privateuseone                  | --device privateuseone is not there
-{short} --device meta                           | --device meta is not there
+{short} --device cpu:5                          | --device cpu:5 is not available
+{short} --device CPU                            | --device CPU is not available
+{short} --device ''                             | is not available
+{short} --device hpu                            | --device hpu is not available
+{short} --device privateuseone                  | --device privateuseone is not available
+{short} --device meta                           | --device meta is not available
 {short} --device mps                            | --device mps is not supported
-{short} --device cuda:99                        | --device cuda:99 is not there
+{short} --device cuda:99                        | --device cuda:99 is not available
 {short} --total-timesteps nan                   | --total-timesteps
 {short} --total-timesteps 1e400                 | --total-timesteps
 {short} --total-timesteps 1e16                  | --total-timesteps must be at most
@@ -163,7 +163,7 @@ Pendulum-v1                                     | Pendulum-v1
 {short} --run-name a/../../b                    | --run-name must be
 {short} --run-name td3                          | --resume runs/td3 to go on
 {short} --run-name td3/inner                    | lies inside another run
-{short} --run-name file                         | is no folder
+{short} --run-name file                         | is not a folder
 {short} --run-name file/x                       | cannot be created
 {short} --runs-dir ''                           | --runs-dir must be a folder
 {short} --runs-dir notes.txt                    | cannot be created
@@ -183,15 +183,15 @@ Pendulum-v1                                     | Pendulum-v1
 {short} --config range.yaml                     | --gamma must be at most 1
 {short} --config bool.yaml                      | grayscale must be true or false
 {short} --config resume.yaml                    | There is no checkpoint at nowhere
-{short} --config config.yaml                    | config is no argument
-{short} --config tab.yaml                       | is no YAML in line 1
-{short} --config recursive.yaml                 | is no YAML in line 1
+{short} --config config.yaml                    | config is not an argument
+{short} --config tab.yaml                       | is not YAML in line 1
+{short} --config recursive.yaml                 | is not YAML in line 1
 {short} --config twice.yaml                     | says gamma twice
 {short} --config dash.yaml                      | says learning_rate twice
-{short} --config dash.yaml --config type.yaml   | --config is typed 2 times
-{short} --config two.yaml                       | is no YAML
+{short} --config dash.yaml --config type.yaml   | --config is given 2 times
+{short} --config two.yaml                       | is not YAML
 {short} --config tag.yaml                       | --gamma
-{short} --config binary.yaml                    | is no text
+{short} --config binary.yaml                    | is not text
 --resume ''                                     | There is no checkpoint
 --resume nowhere                                | There is no checkpoint at nowhere
 --resume empty                                  | There is no checkpoint at empty/last.pt
@@ -218,7 +218,7 @@ Pendulum-v1                                     | Pendulum-v1
 --resume runs/td3 --training-wrappers RoadRules | --training-wrappers is
 --resume runs/td3 --config range.yaml           | --gamma is 0.99
 --resume runs/td3 --num-threads 0               | --num-threads must be at least 1
---resume runs/td3 --device cpu:5                | --device cpu:5 is not there
+--resume runs/td3 --device cpu:5                | --device cpu:5 is not available
 --resume runs/td3 --eval-episodes 0             | --eval-episodes must be at least 1
 """,
     "sac_drq": """
@@ -288,13 +288,13 @@ runs/td3 --episodes 0                           | --episodes must be at least 1
 runs/td3 --episodes nan                         | --episodes
 runs/td3 --episodes 1e30                        | --episodes must be at most
 runs/td3 --seed -1                              | --seed must be at least 0
-runs/td3 --seed 4294967295 --episodes 2         | --seed must be below
-runs/td3 --device cpu:5                         | --device cpu:5 is not there
+runs/td3 --seed 4294967295 --episodes 2         | --seed must be at most 4294967294,
+runs/td3 --device cpu:5                         | --device cpu:5 is not available
 runs/td3 --render --save-video                  | choose one of them
-runs/td3 --export-onnx folder.pt                | it is no file
-runs/td3 --export-onnx ''                       | it is no file
+runs/td3 --export-onnx folder.pt                | it is not a file
+runs/td3 --export-onnx ''                       | it is not a file
 runs/td3 --export-onnx nowhere/x.onnx           | there is no folder nowhere
-runs/td3 --export-torch /dev/null               | it is no file
+runs/td3 --export-torch /dev/null               | it is not a file
 runs/td3 --export-torch notes.txt/x             | there is no folder notes.txt
 runs/td3 --export-torch runs/td3/best.pt        | runs/td3/best.pt is a checkpoint
 runs/td3 --export-onnx x --export-torch x       | x cannot hold two exports
@@ -303,9 +303,9 @@ runs/td3 --export-torch x --save-video          | --save-video needs episodes
 newer.pt                                        | does not fit this version of td3.py: its
 torn --push-to-hub a/b --dry-run out            | evaluations.csv holds lines that cannot be read
 runs/td3 --dry-run out                          | --dry-run goes with --push-to-hub
-runs/td3 --push-to-hub ''                       | is no name of a repository
-runs/td3 --push-to-hub name                     | is no name of a repository
-runs/td3 --push-to-hub ü/b --dry-run out        | is no name of a repository
+runs/td3 --push-to-hub ''                       | is not the name of a repository
+runs/td3 --push-to-hub name                     | is not the name of a repository
+runs/td3 --push-to-hub ü/b --dry-run out        | is not the name of a repository
 runs/td3 --push-to-hub a/b --dry-run full       | full
 hf://                                           | hf://
 hf://a/b/c/d                                    | hf://a/b/c/d
@@ -318,12 +318,12 @@ https://huggingface.co/a/b                      | There is no checkpoint
 --results notes.txt                             | There is no run with an evaluation
 --results results-no-evaluations                | There is no run with an evaluation
 --results results-empty-table                   | There is no run with an evaluation
---results results-broken                        | is no collected run (JSONDecodeError
---results results-of-a-list                     | is no collected run
---results results-of-text                       | is no collected run (ValueError
---results results-without-columns               | is no collected run (KeyError
---results results-of-another                    | ppo2 is no script
---results seeds                                 | is no collected run
+--results results-broken                        | is not a collected run (JSONDecodeError
+--results results-of-a-list                     | is not a collected run
+--results results-of-text                       | is not a collected run (ValueError
+--results results-without-columns               | is not a collected run (KeyError
+--results results-of-another                    | ppo2 is not a script
+--results seeds                                 | is not a collected run
 --out notes.txt                                 | notes.txt could not be written
 --out /proc/x                                   | /proc/x could not be written
 --readme nowhere.md --out out                   | --readme nowhere.md cannot be read
@@ -393,7 +393,7 @@ td3 --space space-step.yaml                     | must be a range
 td3 --space space-lists.yaml                    | finite
 td3 -- --env-id Nope-v0                         | Nope-v0
 td3 -- --hidden-dim 0                           | --hidden-dim must be at least 1
-td3 -- --device cpu:5                           | --device cpu:5 is not there
+td3 -- --device cpu:5                           | --device cpu:5 is not available
 td3 -- --run-name x                             | --run-name is the sweep's own
 td3 -- --runs-dir x                             | --runs-dir is the sweep's own
 td3 -- --num-threads 2                          | --num-threads is the sweep's own
@@ -429,12 +429,12 @@ td3 -- --no-such                                | --no-such
 --list --runs-dir {here}/empty                  | There is no run in
 < rm -rf /                                      | Each line must be `python SCRIPT
 < python                                        | Each line must be
-< echo 'hello                                   | is no command
+< echo 'hello                                   | is not a command
 < python cleanrl_cc/td3.py                      | a --run-name of its own
 < python cleanrl_cc/td3.py --run-name /etc      | must be a path below
 < python cleanrl_cc/td3.py --run-name ..        | must be a path below
 < python a.py --run-name a --resume runs/td3    | leave --resume out
-< python a.py --run-name a --total-timesteps x  | is no number of steps
+< python a.py --run-name a --total-timesteps x  | is not a number of steps
 < python a.py --run-name \\x00                   | cannot be printed
 """,
     "zoo": """

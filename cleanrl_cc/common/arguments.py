@@ -36,7 +36,7 @@ class RunArgs:
     num_envs: Size = 1
     """parallel environments, spread over one process per core"""
     config: str | None = None
-    """YAML file, an argument per line (`learning_rate: 1e-3`): beats the preset; what is typed beats it"""
+    """YAML file, one argument per line (`learning_rate: 1e-3`): beats the preset; what is typed beats it"""
 
     # Environment
     obs: Literal["auto", "pixels", "state"] = "auto"
@@ -69,7 +69,7 @@ class RunArgs:
     """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False
     """one graph of each whole update by torch.compile, which needs a C++ compiler, on a GPU Triton; the first
-    update then takes up to some minutes, and the others less time"""
+    update then takes up to several minutes, and the others less time"""
 
     # Run folder
     runs_dir: str = "runs"
@@ -77,9 +77,10 @@ class RunArgs:
     run_name: str | None = None
     """name of the run folder; None: environment, script, seed and time"""
     resume: str | None = None
-    """run folder, or its last.pt, to continue with its own arguments: --total-timesteps may grow, and what
-    only records may change. With another --device, --num-threads or --compile it is no longer the same bit
-    for bit. Flags that name a module of yours have to be typed again, since its code is run"""
+    """run folder, or its last.pt, to continue with its own arguments: --total-timesteps may grow, and what is
+    evaluated, saved, filmed and tracked may change. With another --device, --num-threads or --compile it is
+    no longer the same bit for bit. Flags that name a module of yours have to be typed again, since its code
+    is run"""
     checkpoint_frequency: Steps = 25_000
     """global steps between checkpoints; 0: only at the end and when stopped"""
     eval_frequency: Steps = 10_000
@@ -121,7 +122,7 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     argv = typed_words()[1:] if argv is None else argv
     configs = look_ahead(argv).config
     if len(configs) > 1:
-        raise InputError(f"--config is typed {len(configs)} times: put all into one file.")
+        raise InputError(f"--config is given {len(configs)} times: put everything into one file.")
     argv = [*(word for config in configs for word in read_config(config, cls)), *argv]
     typed = look_ahead(argv)
     if typed.resume is None:
@@ -158,12 +159,13 @@ def keep_to(saved: RunArgs, args: RunArgs):
             moved.append(f"{flag} {value}")
         else:
             raise InputError(
-                f"{flag} is {value!r} in {args.resume} and has to stay so: a resumed run can change "
-                "--total-timesteps, --device, --num-threads, --compile, and what only records."
+                f"{flag} is {value!r} in {args.resume} and must stay so: a resumed run can change "
+                "--total-timesteps, --device, --num-threads, --compile, and what is evaluated, saved, filmed "
+                "and tracked."
             )
     if moved:
         announcements.keep(
-            f"{args.resume} had {' and '.join(moved)}: it goes on, but no longer the same bit for bit."
+            f"{args.resume} had {' and '.join(moved)}: it goes on, but is no longer the same bit for bit."
         )
     if args.total_timesteps < saved.total_timesteps:
         raise InputError(f"--total-timesteps was {saved.total_timesteps} in {args.resume} and can only grow.")

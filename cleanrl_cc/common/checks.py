@@ -22,7 +22,7 @@ def check_spaces(env: gym.Env, name: str):
         if not isinstance(space, gym.Space):
             raise InputError(f"{kind} of {name} must be Box or another of gymnasium.spaces, not {space!r}.")
         if isinstance(space, Box) and 0 in space.shape:
-            raise InputError(f"{kind} of {name} must have a number at least, and is of shape {space.shape}.")
+            raise InputError(f"{kind} of {name} must hold at least one number; its shape is {space.shape}.")
 
 
 class Checked(gym.Wrapper):
@@ -58,17 +58,17 @@ class Checked(gym.Wrapper):
         self._check("step", result, ("observation", "reward", "terminated", "truncated", "info"))
         _, reward, terminated, truncated, _ = result
         if not _is_scalar(reward, "biuf"):
-            raise InputError(f"The reward of {self.name} must be a number, and {_form(reward)} came.")
+            raise InputError(f"The reward of {self.name} must be a number, not {_form(reward)}.")
         for name, end in (("terminated", terminated), ("truncated", truncated)):
             if not _is_scalar(end, "biu"):
-                raise InputError(f"{name} of {self.name} must be True or False, and {_form(end)} came.")
+                raise InputError(f"{name} of {self.name} must be True or False, not {_form(end)}.")
         self.is_step_checked = True
         return result
 
     def _check(self, method: str, result, names: tuple[str, ...]):
         if not isinstance(result, tuple) or len(result) != len(names):
             came = f"{len(result)} values" if isinstance(result, tuple) else _form(result)
-            came = str(result) if isinstance(result, ValueError) else f"{came} came"
+            came = str(result) if isinstance(result, ValueError) else f"it returned {came}"
             raise InputError(f"{method}() of {self.name} must return {', '.join(names)}: {came}.")
         obs, info = result[0], result[-1]
         if problem := misfit(self.observation_space, obs):
@@ -76,39 +76,39 @@ class Checked(gym.Wrapper):
                 f"An observation of {self.name} from {method}() does not fit its space: {problem}."
             )
         if not isinstance(info, dict):
-            raise InputError(f"info of {self.name} from {method}() must be a dict, and {_form(info)} came.")
+            raise InputError(f"info of {self.name} from {method}() must be a dict, not {_form(info)}.")
         if problem := beyond_bounds(self.observation_space, obs):
             print(
                 f"Warning: an observation of {self.name} from {method}() is outside its space: {problem}. "
-                "It is taken as it is.",
+                "It is used as it is.",
                 file=sys.stderr,
             )
 
 
 def misfit(space: gym.Space, obs) -> str | None:
-    """In what form `obs` is not one of `space`: what the space says and what came; None if it is."""
+    """In what form `obs` is not one of `space`: what was expected and what came; None if it is."""
     if isinstance(space, Dict):
         if not isinstance(obs, Mapping) or obs.keys() != space.keys():
-            return f"it says the keys {', '.join(map(str, space))}, and {_form(obs)} came"
+            return f"expected the keys {', '.join(map(str, space))}, got {_form(obs)}"
         return next((problem for key in space if (problem := misfit(space[key], obs[key]))), None)
     if isinstance(space, Tuple):
         if not isinstance(obs, tuple | list) or len(obs) != len(space):
-            return f"it says {len(space)} parts, and {_form(obs)} came"
+            return f"expected {len(space)} parts, got {_form(obs)}"
         pairs = zip(space, obs, strict=True)
         return next((problem for part, value in pairs if (problem := misfit(part, value))), None)
     if not isinstance(space, Box):
-        return None if space.contains(obs) else f"it says {space}, and {obs!r:.60} came"
+        return None if space.contains(obs) else f"expected {space}, got {obs!r:.60}"
     try:
         array = np.asarray(obs)
     except ValueError:  # a list of lists of unequal lengths
-        return f"it says the shape {space.shape}, and a ragged list came"
+        return f"expected the shape {space.shape}, got a ragged list"
     whole = array.dtype.kind in "biu" and space.dtype.kind in "biu"
     if array.shape != space.shape:
-        return f"it says the shape {space.shape}, and {array.shape} came"
+        return f"expected the shape {space.shape}, got {array.shape}"
     if not whole and not np.can_cast(array.dtype, space.dtype, "same_kind"):
-        return f"it says {space.dtype}, and {array.dtype} came"
+        return f"expected {space.dtype}, got {array.dtype}"
     if space.dtype == np.uint8 and array.size and not 0 <= array.min() <= array.max() <= 255:
-        return f"it says uint8, and numbers from {array.min()} to {array.max()} came"
+        return f"expected uint8, got numbers from {array.min()} to {array.max()}"
     return None
 
 
@@ -125,7 +125,7 @@ def beyond_bounds(space: gym.Space, obs) -> str | None:
         if outside.any():
             low = box.low[outside].flat[0]
             high = box.high[outside].flat[0]
-            return f"its bounds are {low:g} and {high:g}, and {values[outside].flat[0]:g} came"
+            return f"its bounds are {low:g} and {high:g}, but it holds {values[outside].flat[0]:g}"
     return None
 
 

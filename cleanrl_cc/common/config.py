@@ -28,9 +28,9 @@ def read_config(path: str, cls: type) -> list[str]:
         cls: the dataclass of the arguments.
 
     Raises:
-        InputError: no such file, no YAML, or a key that is no argument.
+        InputError: no such file, not YAML, or a key that is not an argument.
     """
-    example = "write an argument a line, like `learning_rate: 1e-3`"
+    example = "write one argument per line, like `learning_rate: 1e-3`"
     try:
         text = Path(path).read_text(encoding="utf-8")
         values = yaml.load(text, yaml.BaseLoader)  # builds texts, lists and dictionaries alone
@@ -38,11 +38,11 @@ def read_config(path: str, cls: type) -> list[str]:
     except OSError as error:
         raise InputError(f"--config {path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"--config {path} is no text: {example}.") from error
+        raise InputError(f"--config {path} is not text: {example}.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise InputError(f"--config {path} is no YAML{where}: {example}.") from error
+        raise InputError(f"--config {path} is not YAML{where}: {example}.") from error
     if not isinstance(values, dict):
         raise InputError(f"--config {path} holds no arguments: {example}.")
     keys = [key.value.replace("-", "_") for key, _ in document.value]
@@ -60,7 +60,7 @@ def to_words(values: dict, cls: type, path: str) -> list[str]:
         if name not in kinds or name == "config":
             near = difflib.get_close_matches(name, kinds, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
-            raise InputError(f"{path}: {key} is no argument of this script{hint}")
+            raise InputError(f"{path}: {key} is not an argument of this script{hint}")
         flag = "--" + name.replace("_", "-")
         items = value if isinstance(value, list) else [value]
         if any(isinstance(item, list | dict) for item in items):
@@ -68,7 +68,7 @@ def to_words(values: dict, cls: type, path: str) -> list[str]:
         first = str(items[0]).lower() if items else ""
         if kinds[name] is bool:
             if first not in BOOLEANS or len(items) > 1:
-                raise InputError(f"{path}: {key} must be true or false, and not {value}.")
+                raise InputError(f"{path}: {key} must be true or false, not {value}.")
             words.append(flag if BOOLEANS[first] else flag.replace("--", "--no-", 1))
         elif isinstance(value, list):
             words += [flag, *map(str, items)]

@@ -150,8 +150,8 @@ def make_env(
     else:
         if not is_flattenable(env.observation_space):
             raise InputError(
-                f"{env_id} observes what is no fixed number of values ({env.observation_space}): "
-                "--wrappers module:Class may make a Box of it."
+                f"{env_id} has observations without a fixed number of values ({env.observation_space}): "
+                "--wrappers module:Class may make a Box of them."
             )
         env = StateObservation(env)
     return Episodes(env, seed, env_id, training)

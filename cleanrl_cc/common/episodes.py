@@ -127,7 +127,7 @@ class Episodes(gym.Wrapper):
         moment = f"in step {len(self.actions)} of" if self.actions else "at the beginning of"
         if self.actions and not np.isfinite(self.actions[-1]).all():  # whatever it does then
             return InputError(
-                f"The actions are not finite any more, {moment} episode {self.episode + 1}: "
+                f"The actions are no longer finite, {moment} episode {self.episode + 1}: "
                 "the networks have diverged. A lower learning rate or smaller rewards may help."
             )
         return InputError(
@@ -236,7 +236,7 @@ def plain_copy(wrapper: gym.Wrapper) -> dict:
     if not is_plain(state):
         raise InputError(
             f"state_dict() of {type(wrapper).__name__} must hold Python's numbers, strings, lists and "
-            "dictionaries, and nothing of NumPy."
+            "dictionaries, and none of NumPy's."
         )
     return state
 

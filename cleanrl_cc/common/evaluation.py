@@ -267,8 +267,8 @@ class Film:
         height, width = (size // 2 * 2 for size in frame.shape[:2])
         if self.writer is not None and frame.shape != self.shape:
             raise InputError(
-                f"{self.path} could not be written: after pictures {self.shape} one {frame.shape} came. "
-                "Draw one size, or film nothing."
+                f"{self.path} could not be written: a picture {frame.shape} follows one {self.shape}. "
+                "Draw a single size, or film nothing."
             )
         try:
             if self.writer is None:

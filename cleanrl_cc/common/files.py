@@ -195,7 +195,7 @@ def move_aside(folder: Path) -> Path:
     ours = WITHOUT_CHECKPOINT + (WITH_EVALUATION if _before_checkpoint(folder) else [])
     others = [name for name in found if not any(fnmatch.fnmatch(name, known) for known in ours)]
     if folder.is_symlink() or not folder.is_dir():
-        reason = "is no folder"
+        reason = "is not a folder"
     elif others:
         reason = f"holds {others[0]} but no last.pt to go on from"
     elif found not in ([], [LOCK]) and "args.json" not in found:

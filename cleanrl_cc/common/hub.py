@@ -82,7 +82,7 @@ def fetch(source: str) -> Path:
     match = re.fullmatch(rf"{PREFIX}({NAME})(?:@([\w./-]+))?", source)
     if match is None:
         raise InputError(
-            f"{source} is no address of a policy on the Hub: write hf://user/name or hf://user/name@revision."
+            f"{source} is not a policy's address on the Hub: write hf://user/name or hf://user/name@revision."
         )
     hub = import_hub()
     repo, revision = match.groups()
@@ -96,7 +96,7 @@ def check(repo: str, folder: Path | None):
     """Raises InputError for what would fail after the episodes: no package, a wrong name, a used folder."""
     import_hub()
     if not re.fullmatch(NAME, repo, re.ASCII):
-        raise InputError(f"--push-to-hub {repo} is no name of a repository: write user/name.")
+        raise InputError(f"--push-to-hub {repo} is not the name of a repository: write user/name.")
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--dry-run {folder} is there already: name a new folder.")
 
@@ -181,7 +181,7 @@ def read_curve(evaluations: Path) -> np.ndarray:
         rows = [[float(row[name]) for name in columns] for row in read_csv(evaluations)]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{evaluations} holds lines that cannot be read: resume the run, which mends it, or move it away."
+            f"{evaluations} has lines that cannot be read: resume the run, which repairs it, or move it away."
         ) from error
     return np.array(rows).reshape(-1, 3)
 
@@ -219,7 +219,7 @@ def upload(folder: Path, repo: str) -> str:
         )
     except Exception as error:  # of the network, the server, the token, the name: each has classes of its own
         raise InputError(
-            f"{repo} could not be uploaded: {reason(error)}. `hf auth login` says who you are."
+            f"{repo} could not be uploaded: {reason(error)}. log in with `hf auth login`."
         ) from error
     return str(address)
 

@@ -47,10 +47,10 @@ class Interruptible(Log):
         if self.stop_signal is not None:
             raise SystemExit(128 + number)
         if CompileContext.try_get() is not None:  # the first update, which may take a minute to begin
-            self.say("Stopped while torch.compile works: of this process no step is saved.")
+            self.say("Stopped while torch.compile was working: no step of this process is saved.")
             raise SystemExit(128 + number)
         self.stop_signal = number
-        self.say("Stopping after this step; again: at once, without saving.")
+        self.say("Stopping after this step; a second time: at once, without saving.")
 
     def is_stopping(self) -> bool:
         return self.stop_signal is not None

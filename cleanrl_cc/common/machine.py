@@ -62,7 +62,7 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         if torch.cuda.get_device_capability(device) >= (8, 0):
-            announcements.keep("fp32 products are computed in TF32, which has 10 bits of fp32's 23.")
+            announcements.keep("fp32 products are computed in TF32, with 10 bits of mantissa instead of 23.")
     else:
         # what is faster for 4,096 rows is faster for more, which might not fit
         products = [(min(rows, 4096), args.hidden_dim, args.hidden_dim) for rows in batch_sizes]
@@ -176,7 +176,7 @@ def find_device(name: str) -> torch.device:
     cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if name != "cpu" and not (cards and name in ("cuda", *cards)):
         there = ", ".join(["cpu", *cards])
-        raise InputError(f"--device {name} is not there; this machine has: {there}.")
+        raise InputError(f"--device {name} is not available; this machine has: {there}.")
     try:
         torch.ones(1, device=name)
     except (RuntimeError, AssertionError) as error:  # an old driver or card, or one that is full

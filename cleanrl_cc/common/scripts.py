@@ -94,7 +94,7 @@ def find_script(algorithm: str) -> ModuleType:
     file = HERE / f"{Path(algorithm).name}.py"
     if not file.is_file() or "\nclass Args(" not in file.read_text():
         raise InputError(
-            f"{algorithm}.py, which trained it, does not lie in {HERE}: "
+            f"{algorithm}.py, which trained it, is not in {HERE}: "
             "add --script with its path (in Python script=...)."
         )
     return load_script(file)
@@ -104,7 +104,7 @@ def load_script(file: Path) -> ModuleType:
     """A script as a module, imported as if it were started: with what lies beside it.
 
     Raises:
-        InputError: no such file, one that cannot be imported, or one that is no script of ours.
+        InputError: no such file, one that cannot be imported, or one that is not a script of this kind.
     """
     if not file.is_file():
         raise InputError(f"There is no script {file}: --script takes the path of the one that trained.")
@@ -119,5 +119,5 @@ def load_script(file: Path) -> ModuleType:
     if Path(module.__file__ or "").resolve() != file.resolve():
         raise InputError(f"{file} has the name of a module that is in use ({module.__file__}): rename it.")
     if missing := {"Args", "Agent"} - vars(module).keys():
-        raise InputError(f"{file} is no script of this kind: it lacks {' and '.join(sorted(missing))}.")
+        raise InputError(f"{file} is not a script of this kind: it lacks {' and '.join(sorted(missing))}.")
     return module

@@ -111,7 +111,7 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
             except OSError as error:
                 self.close()
                 raise InputError(
-                    f"{self.num_envs} environments are for {num_processes} processes here, and of these only "
+                    f"{self.num_envs} environments need {num_processes} processes here, of which only "
                     f"{1 + len(self.processes)} could be started: {describe(error)}."
                 ) from error
             self.processes.append(process)

@@ -203,8 +203,8 @@ def apply_wrapper(env: gym.Env, text: str, flag: str) -> gym.Env:
     if flag == "--wrappers":
         if hasattr(type(wrapped), "load_state_dict") or isinstance(wrapped, NormalizeReward):
             raise InputError(
-                f"{flag} {text} learns from one episode for the next, and evaluations begin with none: use "
-                "--training-wrappers instead."
+                f"{flag} {text} carries what it learns from one episode to the next, and evaluations have "
+                "learned nothing: use --training-wrappers instead."
             )
         return wrapped
     for space in ("observation_space", "action_space"):

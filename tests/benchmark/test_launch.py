@@ -87,7 +87,7 @@ def test_a_stopped_benchmark_goes_on_and_runs_nothing_twice(number, code, tmp_pa
     process.send_signal(number)
     output, _ = process.communicate(timeout=600)
     assert (process.returncode, second.exists()) == (code, False)
-    is_told = "Stopping: every run saves" in output and "2 stopped; the same call goes on" in output
+    is_told = "Stopping: every run saves" in output and "2 stopped; the same command resumes them" in output
     assert is_told == (number == signal.SIGINT)
 
     code, output = launch(commands, tmp_path, "--workers", "2")  # waits for an orphan that still saves

@@ -91,8 +91,8 @@ def test_a_module_is_a_script_too():
         (line("--run-name a\udcff"), "cannot be printed"),
         (line("--run-name a --resume runs/a"), "leave --resume out"),
         (line("--run-name a --resume=runs/a"), "leave --resume out"),
-        (line("--run-name a --total-timesteps many"), "no number of steps"),
-        (line("--run-name a --total-timesteps inf"), "no number of steps"),
+        (line("--run-name a --total-timesteps many"), "not a number of steps"),
+        (line("--run-name a --total-timesteps inf"), "not a number of steps"),
         (line("--run-name ."), "must be a path below --runs-dir"),
         (line("--run-name=./"), "must be a path below --runs-dir"),
         (line("--run-name="), "must be a path below --runs-dir"),
@@ -180,5 +180,5 @@ def test_links_and_files_stay_where_they_are(tmp_path):
     write(tmp_path, "file")
     before = sorted(os.listdir(tmp_path))
     for name in ("link", "dangling", "file"):
-        assert "is no folder" in input_error(move_aside, tmp_path / name)
+        assert "is not a folder" in input_error(move_aside, tmp_path / name)
     assert sorted(os.listdir(tmp_path)) == before

@@ -20,7 +20,7 @@ BROKEN = {
     "FloatsForBytes": ["its space", "uint8", "float64"],
     "MissingKey": ["its space", "place, time"],
     "TooShort": ["its space", "2 parts"],
-    "NoSuchNumber": ["its space", "Discrete(4)", "4 came"],
+    "NoSuchNumber": ["its space", "Discrete(4)", "got 4"],
     "InfoNone": ["info", "dict", "None"],
     "RewardArray": ["reward", "number", "(1,)"],
     "RewardText": ["reward", "number", "str"],
@@ -47,7 +47,7 @@ def test_numbers_beyond_their_bounds_are_told_once_and_taken(capsys):
         env.reset()
         assert env.step(np.zeros(1, np.float32))[0].tolist() == [10, 1]
     (first, second) = capsys.readouterr().err.strip().splitlines()
-    assert "BeyondBounds" in first and "-9 and 9" in first and "10 came" in first
+    assert "BeyondBounds" in first and "-9 and 9" in first and "holds 10" in first
     assert "reset()" in first and "step()" in second
 
 

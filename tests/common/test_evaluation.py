@@ -200,7 +200,7 @@ def test_it_is_filmed(name, fps, tmp_path):
 def test_pictures_of_several_sizes_are_no_film(tmp_path):
     changes = {"env_id": "odd_envs:GrowingFilm-v0", "total_timesteps": 10, "capture_video": True}
     message = input_error(train, "sac_drq", tmp_path / "run", **changes)
-    assert "(40, 40, 3)" in message and "(40, 42, 3) came" in message
+    assert "(40, 40, 3)" in message and "picture (40, 42, 3)" in message
     assert not list((tmp_path / "run" / "videos").iterdir())
 
 

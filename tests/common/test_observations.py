@@ -188,7 +188,7 @@ class Mission(gym.Space):
 @pytest.mark.parametrize("space", [Sequence(Box(-1, 1)), Dict({"a": Box(-1, 1), "b": Mission()})])
 def test_what_is_no_fixed_number_of_values_is_told(space, obs):
     message = input_error(made, emits(space), obs=obs)
-    assert "no fixed number" in message and str(space) in message and "--wrappers" in message
+    assert "without a fixed number" in message and str(space) in message and "--wrappers" in message
 
 
 def test_an_image_beside_what_is_no_fixed_number_of_values_is_seen_alone():

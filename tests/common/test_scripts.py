@@ -82,7 +82,7 @@ def test_our_scripts_are_found_where_they_are():
         ("missing.py", None, ["There is no script"]),
         ("broken.py", "def f(:\n", ["cannot be imported", "SyntaxError"]),
         ("unfinished.py", "import no_such_library\n", ["cannot be imported", "no_such_library"]),
-        ("empty.py", "Args = 1\n", ["is no script of this kind", "Agent"]),
+        ("empty.py", "Args = 1\n", ["is not a script of this kind", "Agent"]),
         ("json.py", "Args = Agent = 1\n", ["name of a module that is in use", "rename it"]),
     ],
 )

@@ -96,7 +96,7 @@ def test_processes_that_cannot_be_started_end_the_run_in_a_sentence(monkeypatch)
         message = input_error(make_vector_env, args)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert message.startswith("40 environments are for 40 processes here, and of these only ")
+    assert message.startswith("40 environments need 40 processes here, of which only ")
     assert "Too many open files" in message and not multiprocessing.active_children()
 
 
