@@ -5,10 +5,10 @@
 
 Standard input holds a command per line, `python cleanrl_cc/<script>.py ... --run-name <name>/<task>/seed-1`.
 `<runs-dir>/<run name>` is the run's folder and identity, `<runs-dir>/<run name>.log` its output. Relative
-paths start at the repository. Ctrl-C or SIGTERM stops all runs, which save; the same call goes on, and a line
-that then asks an unfinished run for other arguments fails. A run that was killed before its first checkpoint
-begins again; what it left is not deleted, but renamed to `<run name>.stopped-1`. The exit code is 1 if a run
-failed.
+paths start at the repository. Ctrl-C or SIGTERM stops all runs, which save; the same command resumes them,
+and a line that then asks an unfinished run for other arguments fails. A run that was killed before its first
+checkpoint begins again; what it left is not deleted, but renamed to `<run name>.stopped-1`. The exit code is
+1 if a run failed.
 """
 
 import ctypes

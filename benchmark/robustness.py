@@ -1,9 +1,9 @@
-"""Judges policies of the corridors both where walls stand and where they move.
+"""Evaluates policies of the corridors both where walls stand and where they move.
 
     python benchmark/robustness.py runs --episodes 100
 
 In benchmark/results/robustness.csv a row is one policy, the last one of its run, in one corridor: where it
-was trained and judged, its return, and the share of episodes that reached the goal, the end of the corridor.
+was trained and played, its return, and the share of episodes that reached the goal, the end of the corridor.
 Rows of other policies stay.
 """
 

@@ -7,8 +7,8 @@ benchmark/spaces/<script>.yaml, or in --space.
 
 A study is a folder, runs/sweeps/<script>-<environment> or --name: `study.db` (SQLite), a run folder and a log
 per trial, and at the end `trials.csv`, `best.yaml` (for --config) and plots. Ctrl-C or SIGTERM stops the
-trials, which save; the same call goes on with them, after `kill -9`, too. Several calls may work on one study
-at once, on one machine.
+trials, which save; the same command resumes them, also after `kill -9`. Several processes may work on one
+study at once, on one machine.
 
 A trial is stopped when the best of its evaluations is below the median of the other trials at the same point,
 from the second evaluation on. Its score is the mean return of its last evaluation.

@@ -100,7 +100,7 @@ PRESETS = {
     | {"target_update_frequency": 128, "epsilon_steps": 8_000, "epsilon_end": 0.04},
     "LunarLander-v3": ZOO | {"action_set": "native"},
     "Acrobot-v1": ZOO,
-    # Images and rewards as in sac_drq.py, episodes as in td3.py; the rest: guesses
+    # Images, rewards, γ and rules of the road as in sac_drq.py; the rest: guesses
     # Five actions learn faster than two axes of three bins
     "CarRacing-v3": {"total_timesteps": 100_000, "action_set": "five", "action_repeat": 4, "gamma": 0.97}
     | {"training_wrappers": ("RoadRules,speed_limit=60",), "checkpoint_frequency": 10_000}

@@ -207,10 +207,10 @@ class Policy:
         shape = self.observation_space.shape or ()
         dtype = self.observation_space.dtype
         if obs.shape[-len(shape) :] != shape or obs.ndim > len(shape) + 1:
-            batch = ("B", *shape)
-            raise ValueError(f"obs must have the shape {shape}, or of a batch {batch}, and not {obs.shape}.")
+            batch = ", ".join(map(str, ("B", *shape)))
+            raise ValueError(f"obs must have the shape {shape}, or ({batch}) for a batch, not {obs.shape}.")
         if dtype == np.uint8 and obs.dtype != np.uint8:
-            raise ValueError(f"obs must be frames of bytes, uint8 from 0 to 255, and not {obs.dtype}.")
+            raise ValueError(f"obs must be frames of bytes, uint8 from 0 to 255, not {obs.dtype}.")
         return obs.reshape(-1, *shape).astype(dtype, copy=False), obs.ndim == len(shape)
 
 

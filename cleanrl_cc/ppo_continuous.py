@@ -10,7 +10,7 @@ surrogate objective that stops paying once the new policy is far from the one th
 advantage estimation (GAE), which trades bias for variance by λ.
 
 Differs from the paper:
-- A time limit is no termination: the value of the true final observation stands for the rewards it cut off.
+- A time limit is not a termination: the true final observation's value stands for the rewards it cut off.
 - The agent normalises observations and rewards by statistics; those of observations change after updates.
 - Advantages are normalised per minibatch, gradients are clipped, weights start orthogonal; actor and critic
   share the encoder of pixels.
@@ -55,7 +55,7 @@ class Args(RunArgs):
     gae_lambda: Unit = 0.95
     """λ of GAE: 0 trusts the value function, 1 the rewards"""
     normalize: bool = True
-    """running normalisation of vectors (mean 0, variance 1) and rewards (by their return's deviation)"""
+    """running normalisation of vectors (mean 0, variance 1) and rewards (by the std of their returns)"""
 
     # PPO
     num_epochs: Small = 10
@@ -81,7 +81,7 @@ class Args(RunArgs):
 
     # Networks
     action_distribution: Literal["normal", "beta"] = "normal"
-    """distribution of actions: normal, with one deviation for all states, or beta, with bounds"""
+    """distribution of actions: normal, with the same std in all states, or beta, which is bounded"""
     initial_log_std: Real = 0.0
     """initial log standard deviation of the normal distribution"""
     hidden_dim: Width = 64

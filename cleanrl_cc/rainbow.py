@@ -487,7 +487,7 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
         if crossed(global_step, previous_step, LOG_FREQUENCY):
             if metrics.get("losses/edge_mass", 0) > 0.2:  # [c51]
                 support = f"--v-min {args.v_min:g} to --v-max {args.v_max:g}: if they would go on beyond it"
-                run.warn(f"a fifth of returns is at an end of {support}, widen it or lower --reward-scale.")
+                run.warn(f"a fifth of returns are at an end of {support}, widen it or lower --reward-scale.")
             run.log(global_step, metrics | {"charts/epsilon": epsilon, "charts/beta": beta})
 
         # 6. evaluate and checkpoint

@@ -4,8 +4,8 @@ import gymnasium as gym
 
 
 class MoreWalls(gym.Wrapper):
-    """One wall more for the next episode wherever the walker came `goal` metres far, up to all that the
-    corridor was made with.
+    """One wall more for the next episode whenever the walker came `goal` metres far, up to the number that
+    the corridor was made with.
 
     Args:
         env: a corridor.
