@@ -331,7 +331,8 @@ class Run(Interruptible):
         self.envs.close()
         self.close()
         if self.writes:
-            print(f"{self.folder}: mean return {mean_return:.1f} over {self.args.eval_episodes} episodes")
+            episodes = f"{self.args.eval_episodes} episode{'s' * (self.args.eval_episodes > 1)}"
+            print(f"{self.folder}: mean return {mean_return:.1f} over {episodes}")
         return mean_return
 
     def close(self):
