@@ -57,14 +57,14 @@ How to read the tables:
   In brackets is the 95 % bootstrap interval of that mean over seeds; one seed has none. With two
   or three seeds it is just their range, which holds the true mean in about half or three quarters of cases.
 - *Final* is the last evaluation of each run, *best* the highest of each run. Both are evaluations during
-  training, and the best of many is flattered by its choice.
+  training, and the best of many is flattered by being chosen.
 - *Unseen* scores the same two policies over episodes that the training never played (`evaluate.py`, seeds
   from 10,000). In parentheses the number of episodes per seed, and of how many seeds if not of all; with one
-  seed the standard deviation of its episodes, too.
+  seed also the standard deviation of its episodes.
 - *Steps* are agent steps; one is `--action-repeat` environment frames. *Hours* are hours of training on the
   machine named below, which may have done other things meanwhile.
 - A cell is one algorithm, or a variant of it in parentheses, on one environment; the commands at the end say
-  how a variant differs. A dash is a number that nobody has measured. `not yet run` marks a cell that a script
+  how a variant differs. A dash is a number that was not measured. `not yet run` marks a cell that a script
   in `benchmark/` lists and no result fills; environments without any result are listed at the end.
 
 In the figures one colour is one script. Ours is solid, and a variant of it paler; the curves of peers that
@@ -81,8 +81,8 @@ trained for.
 """
 BASELINE = """## 1. Baseline
 
-What is there without learning: the return of uniformly random actions (`benchmark/baseline.py`), mean and
-deviation over episodes. Beside it DQN, the simplest of the six, where it is finished.
+The score without learning: the return of uniformly random actions (`benchmark/baseline.py`), mean and
+standard deviation over episodes. Next to it DQN, the simplest of the six, where it is finished.
 
 | environment | random actions | episodes | DQN |
 |---|---|---|---|"""
@@ -107,7 +107,7 @@ ABLATION = (
 )
 ROBUSTNESS = """## 4. Robustness
 
-Policies trained in the corridor in the first column, judged in both kinds of corridor over unseen episodes
+Policies trained in the corridor in the first column, evaluated in both kinds of corridor over unseen episodes
 (`benchmark/robustness.sh`): the return, its 95 % interval over seeds, and the share of episodes that reached
 the end of the corridor. 1,500 is the whole corridor.
 """

@@ -39,10 +39,10 @@ evaluations.
 python cleanrl_cc/evaluate.py {example} --episodes 5 --save-video
 ```
 
-Hours are those of the training up to this policy, of the machine that [Benchmarks](benchmarks.md) names. The
-command has today's presets.
+Hours are those of training up to this policy, on the machine that [Benchmarks](benchmarks.md) names. The
+command uses today's presets.
 
-| policy | film | episodes | mean return | deviation | median | worst | steps | hours | command |
+| policy | film | episodes | mean return | std | median | worst | steps | hours | command |
 |---|---|---|---|---|---|---|---|---|---|
 """
 
