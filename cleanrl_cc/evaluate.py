@@ -445,5 +445,6 @@ def main(argv: list[str] | None = None):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda number, _: sys.exit(128 + number))  # films are put away
+    for number in (signal.SIGINT, signal.SIGTERM):  # SDL, which draws CarRacing, would ignore the second
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # films are put away
     main()

@@ -2,7 +2,10 @@
 
 import json
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
-from helpers import SCRIPTS, assert_same, input_error, train
+from helpers import ROOT, SCRIPTS, assert_same, input_error, train
 
 from cleanrl_cc.common.checkpoints import load_checkpoint, rng_state
 from cleanrl_cc.common.envs import make_env
@@ -159,9 +162,21 @@ def test_a_policy_takes_one_observation_or_a_batch(run):
     assert policy.value(list(obs[2])) == pytest.approx(values[2], abs=1e-5)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_film_that_a_signal_stops_leaves_nothing(number, run, tmp_path):
+    words = ["cleanrl_cc/evaluate.py", run, "--device", "cpu", "--episodes", "10"]
+    command = [sys.executable, *words, "--save-video", "--out", tmp_path]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list(tmp_path.glob("videos/*.tmp.mp4"))) < 10:
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert not list(tmp_path.glob("videos/*.tmp.mp4"))
+
+
 @pytest.mark.parametrize("obs", [np.zeros(2), np.zeros((1, 1, 3)), 0.0])
 def test_an_observation_of_another_shape_is_told(obs, run):
-    with pytest.raises(ValueError, match=r"\(3,\)"):
+    with pytest.raises(ValueError, match=r"\(3,\), or \(B, 3\) for a batch"):
         load_policy(run, device="cpu")(obs)
 
 

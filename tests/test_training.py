@@ -148,7 +148,7 @@ def test_args_made_in_python_are_enough(script, tmp_path):
 
 
 SCHEDULES = [("sac_drq", "constant", 1.0)]
-SCHEDULES += [(script, "linear", 0.01) for script in having("updates_per_step")]
+SCHEDULES += [(script, "linear", 0.01) for script in having("learning_rate_schedule")]
 
 
 @pytest.mark.parametrize("script, schedule, last", SCHEDULES)

@@ -219,7 +219,7 @@ def upload(folder: Path, repo: str) -> str:
         )
     except Exception as error:  # of the network, the server, the token, the name: each has classes of its own
         raise InputError(
-            f"{repo} could not be uploaded: {reason(error)}. log in with `hf auth login`."
+            f"{repo} could not be uploaded: {reason(error)}. Log in with `hf auth login`."
         ) from error
     return str(address)
 

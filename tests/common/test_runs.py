@@ -214,8 +214,10 @@ def test_a_run_that_met_a_number_that_is_none_goes_on(script, tmp_path, monkeypa
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_run_that_ends_before_its_first_update_says_so(script, tmp_path, capsys):
-    train(script, tmp_path / "run", total_timesteps=20)
-    assert "Nothing was learned" in capsys.readouterr().err
+    train(script, tmp_path / "run", total_timesteps=20, eval_episodes=1)
+    out, err = capsys.readouterr()
+    assert "Nothing was learned" in err
+    assert out.endswith(" over 1 episode\n")
 
 
 @pytest.mark.parametrize("picture", [None, np.zeros((64, 64, 3), np.uint8)])
