@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import odd_envs
 import pytest
+from gymnasium.envs.classic_control import PendulumEnv
 from helpers import checkpoint, input_error, replay, resume, train
 
 from cleanrl_cc.common.envs import make_env
@@ -79,6 +80,12 @@ def test_a_fault_is_told_before_it_is_stored(name, script, num_envs, tmp_path, m
     monkeypatch.setattr(getattr(odd_envs, name), "steps", -(10**6))  # it is mended
     resume(script, tmp_path / "run")
     assert checkpoint(tmp_path / "run")["global_step"] >= 400
+
+
+def test_a_first_observation_that_is_not_finite_is_told(monkeypatch):
+    monkeypatch.setattr(PendulumEnv, "reset", lambda self, **_: (np.array([0, np.nan, 0], np.float32), {}))
+    message = input_error(make_env("Pendulum-v1").reset)
+    assert "observed nan in place 1 of 3, at the beginning of its episode 1" in message
 
 
 def test_an_error_names_environment_and_step():
