@@ -13,7 +13,8 @@ import tyro
 
 from cleanrl_cc.common import announcements
 from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module, refuse_wrappers
-from cleanrl_cc.common.config import read_config
+from cleanrl_cc.common.config import read_config, require_argument
+from cleanrl_cc.common.episodes import is_plain
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.ranges import Count, Range, Seed, Size, Small, Steps, Whole, expected
 from cleanrl_cc.common.scripts import script_name, source_of, typed_words
@@ -218,9 +219,15 @@ def describe_fields(cls: type) -> dict[str, tuple[str, str]]:
 
 
 def preset_args(cls: type, presets: dict[str, dict], env_id: str):
-    """`cls` with the preset of `env_id`: an exact key before a pattern."""
+    """`cls` with the preset of `env_id`: an exact key before a pattern. Raises InputError for a preset that
+    does not fit."""
     keys = [env_id] if env_id in presets else [key for key in presets if fnmatch.fnmatch(env_id, key)]
-    return cls(**(presets[keys[0]] if keys else {}) | {"env_id": env_id})
+    preset = presets[keys[0]] if keys else {}
+    for name in preset:
+        require_argument(name, cls, f"PRESETS[{keys[0]!r}]")
+    args = cls(**preset | {"env_id": env_id})
+    check_types(args)
+    return args
 
 
 def resume_args(cls: type, path: str):
@@ -242,7 +249,10 @@ def check_args(args):
     """Raises InputError for the first field of `args` that is not of its type, or out of its range; or, where
     Python asks for a resumed run, is not that of its checkpoint."""
     check_types(args)
-    if isinstance(args, RunArgs) and args.resume is not None:
+    if not isinstance(args, RunArgs):
+        return
+    check_kept(args)
+    if args.resume is not None:
         keep_to(resume_args(type(args), args.resume), args)
 
 
@@ -251,6 +261,25 @@ def check_types(args):
     for name, kind in get_type_hints(type(args), include_extras=True).items():
         wrong = expected(getattr(args, name), kind)
         require(wrong is None, name, getattr(args, name), wrong)
+
+
+def check_kept(args: RunArgs):
+    """Raises InputError unless a checkpoint can hold `args`, and a resumed run finds the same there: a copied
+    script may have a field of any type, and its __post_init__ may do anything."""
+    saved = {item.name: getattr(args, item.name) for item in fields(args)}
+    for name, value in saved.items():
+        require(is_plain(value), name, value, "numbers, text, or lists and dictionaries of them, to be saved")
+    try:
+        found = type(args)(**saved)
+    except TypeError as error:
+        raise InputError(f"A resumed run could not read its arguments back: {error}.") from error
+    for name, value in saved.items():
+        if getattr(found, name) != value:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(
+                f"{flag} is {value!r} and would be {getattr(found, name)!r} in a resumed run: "
+                "let __post_init__ leave the fields as they are."
+            )
 
 
 def module_words(args: RunArgs) -> list[str]:

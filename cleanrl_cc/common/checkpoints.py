@@ -165,10 +165,35 @@ def refuse_wrappers(wrappers: Sequence[str], source, remedy: str):
         )
 
 
+def checked_arrays(buffer: Buffer) -> Mapping[str, np.ndarray | torch.Tensor]:
+    """`buffer.arrays()`, of which a copied script may have more. Raises InputError for one that cannot be
+    saved, or not be read back."""
+    arrays = buffer.arrays()
+    again = buffer.arrays()
+    for name, array in arrays.items():
+        column = f"{name} in arrays() of {type(buffer).__name__}"
+        if not isinstance(array, np.ndarray | torch.Tensor):
+            raise InputError(f"{column} must be an array of NumPy or a tensor, not a {type(array).__name__}.")
+        try:
+            values = torch.as_tensor(array)
+            torch.empty(0, dtype=values.dtype).numpy()
+        except TypeError as error:
+            raise InputError(
+                f"{column} is of {array.dtype}: only a type that NumPy and torch have both can be saved."
+            ) from error
+        # what is new at each call cannot be read back into
+        if name != "num_added" and values.data_ptr() != torch.as_tensor(again[name]).data_ptr():
+            raise InputError(
+                f"{column} is a copy, and a resumed run would not give it back: keep an array in the buffer, "
+                "np.zeros(1) for one number, and return it, or a slice of it."
+            )
+    return arrays
+
+
 def save_replay(path: Path, arrays: Mapping[str, np.ndarray | torch.Tensor], token: str = ""):
     """Writes named arrays and tensors as .npz, one at a time: the buffer is never in memory twice."""
     columns: dict[str, Any] = {
-        name: array.cpu().numpy() if isinstance(array, torch.Tensor) else array
+        name: np.asarray(array.cpu() if isinstance(array, torch.Tensor) else array, order="C")
         for name, array in arrays.items()
     }
     with atomic_file(path) as file:
@@ -195,9 +220,12 @@ def load_replay(path: Path, buffer: Buffer, prefix: str = "", token: str = ""):
                 shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
                 if shape != tuple(array.shape):
                     raise ValueError(f"{name} has shape {shape} instead of {tuple(array.shape)}")
-                values = torch.as_tensor(array).view(-1)
-                for block in values.split(BLOCK_BYTES // dtype.itemsize):
+                values = torch.as_tensor(array)
+                flat = values.contiguous().view(-1)
+                for block in flat.split(BLOCK_BYTES // dtype.itemsize):
                     block.copy_(torch.from_numpy(np.frombuffer(bytearray(stream.read(block.nbytes)), dtype)))
+                if not values.is_contiguous():
+                    values.copy_(flat.view(values.shape))
 
 
 def remove_replays(folder: Path, kept: str = ""):

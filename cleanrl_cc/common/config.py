@@ -57,10 +57,7 @@ def to_words(values: dict, cls: type, path: str) -> list[str]:
     words = []
     for key, value in values.items():
         name = str(key).replace("-", "_")
-        if name not in kinds or name == "config":
-            near = difflib.get_close_matches(name, kinds, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise InputError(f"{path}: {key} is not an argument of this script{hint}")
+        require_argument(key, cls, path)
         flag = "--" + name.replace("_", "-")
         items = value if isinstance(value, list) else [value]
         if any(isinstance(item, list | dict) for item in items):
@@ -77,6 +74,16 @@ def to_words(values: dict, cls: type, path: str) -> list[str]:
         else:
             words.append(f"{flag}={value}")  # in one word: a negative number is no flag
     return words
+
+
+def require_argument(key, cls: type, where: str):
+    """Raises InputError unless `key`, as a file or a preset has it, is a field of `cls`."""
+    name = str(key).replace("-", "_")
+    kinds = get_type_hints(cls)
+    if name not in kinds or name == "config":
+        near = difflib.get_close_matches(name, kinds, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise InputError(f"{where}: {key} is not an argument of this script{hint}")
 
 
 def config_text(args: dict) -> str:

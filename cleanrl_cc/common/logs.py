@@ -198,8 +198,14 @@ class Log:
         return self.memory
 
     def _finite(self, global_step: int, metrics: dict) -> dict[str, float]:
-        values = {key: float(value) for key, value in metrics.items()}
-        for key, value in values.items():
+        values = {}
+        for key, metric in metrics.items():
+            try:
+                value = values[key] = float(metric)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise InputError(
+                    f"{key} is no number at step {global_step}: a metric is a float, or a tensor of one."
+                ) from error
             if not math.isfinite(value):
                 raise InputError(
                     f"{key} became {value} at step {global_step}: the run stops, "

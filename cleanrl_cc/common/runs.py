@@ -19,6 +19,7 @@ from cleanrl_cc.common.checkpoints import (
     Agent,
     Buffer,
     Checkpoint,
+    checked_arrays,
     load_replay,
     not_finite,
     remove_replays,
@@ -76,6 +77,7 @@ class Run(Interruptible):
         self.envs = envs
         self.rng = rng
         self.buffer = buffer
+        checked_arrays(buffer)
         self.algorithm = script_name(type(args))
         require_connected(self.algorithm)
         self.recipe = recipe(args)
@@ -133,8 +135,7 @@ class Run(Interruptible):
 
     def _restore(self, path: str, checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
         if (saved := 1 + len(checkpoint.other_ranks)) != size():
-            needs = f"{path} needs {saved} processes, as many as wrote it, and not {size()}"
-            raise InputError(f"{needs}: torchrun starts them.")
+            raise InputError(f"{path} needs {saved} processes, which torchrun starts, and not {size()}.")
         try:
             self.agent.load_state_dict(checkpoint.agent)
             self.agent.num_updates = int(checkpoint.num_updates)
@@ -257,7 +258,7 @@ class Run(Interruptible):
             self._save(global_step, metrics)
 
     def _save(self, global_step: int, metrics: dict):
-        arrays = {self.replay_prefix + name: values for name, values in self.buffer.arrays().items()}
+        arrays = {self.replay_prefix + name: values for name, values in checked_arrays(self.buffer).items()}
         own = {"envs": snapshot_envs(self.envs), "random": rng_state(self.rng), "replay": arrays}
         processes = gather(own)
         if processes:  # this one writes

@@ -1,7 +1,9 @@
 """How a run's arguments come together, and how they are explained."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
 
 import pytest
 from helpers import SCRIPTS, checkpoint, input_error, load_script, parse, train
@@ -86,7 +88,54 @@ def test_a_field_without_a_group_or_a_docstring_is_a_flag_all_the_same():
     assert (args.plain, args.wide) == (5, (3, 4))
 
 
+class Colour(Enum):
+    RED = 1
+
+
+@dataclass
+class Unkept(RunArgs):
+    """What could be written to no checkpoint, or not be read back."""
+
+    mine: object = 0
+    own: float = field(default=1.0, init=False)
+
+
+@dataclass
+class Doubling(RunArgs):
+    hidden_dim: int = 32
+
+    def __post_init__(self):
+        self.hidden_dim *= 2
+
+
+@pytest.mark.parametrize("value", [Path("data"), Colour.RED, {1, 2}, [{"a": Path("data")}], RunArgs()])
+def test_a_field_that_no_checkpoint_can_hold_is_told_at_the_start(value):
+    message = input_error(check_args, Unkept(mine=value))
+    assert message.startswith("--mine must be numbers, text") and message.endswith(f"not {value!r}.")
+
+
+def test_arguments_that_a_resumed_run_would_not_find_again_are_told_at_the_start():
+    assert "'own'" in input_error(check_args, Unkept())
+    assert "--hidden-dim is 64 and would be 128" in input_error(check_args, Doubling())
+    check_args(Doubling(hidden_dim=0))
+
+
 # --- presets ---
+
+
+@pytest.mark.parametrize(
+    "preset, words",
+    [
+        ({"sead": 3}, ["PRESETS['Mine-v0']: sead", "did you mean seed?"]),
+        ({"seed": -1}, ["--seed", "at least 0"]),
+        ({"seed": "3"}, ["--seed", "whole number"]),
+        ({"training_wrappers": ["RoadRules"]}, ["--training-wrappers", "a tuple"]),
+    ],
+)
+def test_a_preset_that_does_not_fit_is_told(preset, words, recwarn):
+    message = input_error(parse_args, RunArgs, {"Mine-v*": {}, "Mine-v0": preset}, ["--env-id", "Mine-v0"])
+    assert all(word in message for word in words), message
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

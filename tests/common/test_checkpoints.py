@@ -11,10 +11,12 @@ from helpers import assert_same_training, checkpoint, input_error, resume, train
 
 from cleanrl_cc.common.checkpoints import (
     args_of_today,
+    checked_arrays,
     load_checkpoint,
     load_replay,
     not_finite,
     save_checkpoint,
+    save_replay,
 )
 
 pytestmark = pytest.mark.slow
@@ -166,6 +168,51 @@ def test_a_whole_run_folder_may_be_copied(run, finished, tmp_path):
     resume("td3", run / "last.pt", total_timesteps=80)
     train("td3", tmp_path / "direct", total_timesteps=80, hidden_dim=2, learning_starts=40)
     assert_same_training(run, tmp_path / "direct")
+
+
+# --- a buffer of one's own ---
+
+
+class Own:
+    """A buffer with one more array; that of a copied script."""
+
+    def __init__(self, give):
+        self.give = give
+        self.num_added = 0
+
+    def arrays(self) -> dict:
+        return {"mine": self.give(), "num_added": np.array(self.num_added)}
+
+
+@pytest.mark.parametrize(
+    "give, word",
+    [
+        (lambda: [0.0] * 5, "a list"),
+        (lambda: np.full(5, None), "object"),
+        (lambda: np.full(5, "text"), "<U4"),
+        (lambda: torch.zeros(5, dtype=torch.bfloat16), "bfloat16"),
+        (lambda: np.array(3.0), "a copy"),
+        (lambda: np.array([1.0, 2.0]), "a copy"),
+        (lambda: torch.tensor(3.0), "a copy"),
+    ],
+)
+def test_an_array_that_could_not_be_read_back_is_told(give, word):
+    message = input_error(checked_arrays, Own(give))
+    assert "mine in arrays() of Own" in message and word in message
+
+
+def test_an_array_in_any_order_is_read_back(tmp_path):
+    values = np.arange(2 * 3 * 5, dtype=np.float32).reshape(2, 3, 5)
+    orders = [values, np.asfortranarray(values), values.T, torch.tensor(values).permute(2, 0, 1)]
+    orders += [values[:, ::2], np.zeros((), np.float32), torch.tensor(values)[:0]]
+    for number, order in enumerate(orders):
+        path = tmp_path / f"{number}.npz"
+        buffer = Own(lambda order=order: order)
+        expected = np.array(order)
+        save_replay(path, checked_arrays(buffer))
+        order[...] = -1
+        load_replay(path, buffer)
+        assert np.array_equal(order, expected), number
 
 
 # --- numbers ---

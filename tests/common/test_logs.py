@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import (
     OF_THE_MACHINE,
     SCRIPTS,
@@ -326,3 +327,9 @@ def test_a_mode_that_wandb_does_not_have_is_one_sentence(tmp_path, monkeypatch):
     _, stderr = process.communicate(timeout=200)
     message = stderr.splitlines()[-1]
     assert process.returncode == 1 and message.startswith("--track: ") and "'offline'" in message, stderr
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3), "high", None])
+def test_a_metric_that_is_no_number_is_told(value):
+    message = input_error(Log(SimpleNamespace(), writes=True)._finite, 7, {"losses/mine": value})
+    assert message.startswith("losses/mine is no number at step 7")
