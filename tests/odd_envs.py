@@ -3,9 +3,11 @@
 import os
 import sys
 import time
+from types import MappingProxyType
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 
@@ -79,6 +81,12 @@ class ManyActions(Walk):
     def direction(self, action):
         assert 0 <= action < 40_000
         return action / 20_000 - 1
+
+
+class NoEndOfActions(Walk):
+    """An action for each number that four bytes hold."""
+
+    action_space = Discrete(2**32)
 
 
 # --- names that we have, too ---
@@ -294,6 +302,18 @@ class InfoNone(Walk):
         return None
 
 
+class InfoProxy(Walk):
+    def tell(self):
+        return MappingProxyType({"battery": 1.0})
+
+
+class ObservesNone(Walk):
+    """Forgot to return it."""
+
+    def observe(self):
+        return None
+
+
 class RewardArray(Walk):
     def reward(self):
         return np.array([1.0])
@@ -424,6 +444,18 @@ class Hangs(InfiniteReward):
 class Unclosed(Walk):
     def close(self):
         raise RuntimeError("closed already")
+
+
+class DoublePrecision(Walk):
+    def __init__(self, render_mode=None):
+        torch.set_default_dtype(torch.float64)
+
+
+class NothingElse(Walk):
+    """Asked for what it does not have, it fails."""
+
+    def __getattr__(self, name):
+        return {}[name]
 
 
 class Unmade(Walk):

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 DISCRETE = ("dqn_atari_style", "rainbow")
 TRAINS = [(script, name) for script in DISCRETE for name in ("Lookup", "Shifted", "ManyActions")]
-TRAINS += [("sac_drq", name) for name in ("OurNames", "InfoNumber", "InfoDict", "Board", "Walk")]
+TRAINS += [("sac_drq", name) for name in ("OurNames", "InfoNumber", "InfoDict", "Board", "NothingElse")]
 TRAINS += [("ppo_continuous", "OurNames"), ("dqn_atari_style", "ChannelFirst"), ("sac_drq", "OwnStack")]
 
 

@@ -7,22 +7,38 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Dict, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from cleanrl_cc.common.errors import InputError, origin
-from cleanrl_cc.common.observations import leaves
+from cleanrl_cc.common.observations import MOST_NUMBERS, leaves
 
 GYMNASIUM = Path(gym.__file__).parent
 
 
 def check_spaces(env: gym.Env, name: str):
-    """Raises InputError unless observations and actions have a space of Gymnasium, which is not empty."""
+    """Raises InputError unless observations and actions have a space of Gymnasium, which is not empty, and
+    actions can be told apart by a network."""
     for kind in ("observation_space", "action_space"):
         space = getattr(env, kind, None)
         if not isinstance(space, gym.Space):
             raise InputError(f"{kind} of {name} must be Box or another of gymnasium.spaces, not {space!r}.")
         if isinstance(space, Box) and 0 in space.shape:
             raise InputError(f"{kind} of {name} must hold at least one number; its shape is {space.shape}.")
+    if isinstance(env.action_space, Discrete) and env.action_space.n > MOST_NUMBERS:
+        raise InputError(
+            f"{name} has {env.action_space.n:,} actions, and at most {MOST_NUMBERS:,} can be learned apart: "
+            "--wrappers module:Class may make a Box of them."
+        )
+
+
+def check_torch(name: str):
+    """Raises InputError where the environment has changed what every tensor is made of, the agent's, too."""
+    torch = sys.modules.get("torch")  # workers do without
+    if torch and (dtype := torch.get_default_dtype()) != torch.float32:
+        raise InputError(
+            f"{name}, or what was imported before it, has set torch's default type to {dtype}, and networks "
+            "are made of torch.float32: give its own tensors a dtype instead."
+        )
 
 
 class Checked(gym.Wrapper):
@@ -104,7 +120,7 @@ def misfit(space: gym.Space, obs) -> str | None:
         return f"expected the shape {space.shape}, got a ragged list"
     whole = array.dtype.kind in "biu" and space.dtype.kind in "biu"
     if array.shape != space.shape:
-        return f"expected the shape {space.shape}, got {array.shape}"
+        return f"expected the shape {space.shape}, got {array.shape if array.ndim else _form(obs)}"
     if not whole and not np.can_cast(array.dtype, space.dtype, "same_kind"):
         return f"expected {space.dtype}, got {array.dtype}"
     if space.dtype == np.uint8 and array.size and not 0 <= array.min() <= array.max() <= 255:
@@ -139,5 +155,5 @@ def _form(value) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"
     if isinstance(value, Mapping):
-        return f"a dict of {', '.join(map(str, value)) or 'nothing'}"
+        return f"a {type(value).__name__} of {', '.join(map(str, value)) or 'nothing'}"
     return f"a {type(value).__name__}" if value is not None else "None"

@@ -22,7 +22,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from cleanrl_cc.common import announcements
-from cleanrl_cc.common.checks import Checked, check_spaces
+from cleanrl_cc.common.checks import Checked, check_spaces, check_torch
 from cleanrl_cc.common.episodes import Episodes
 from cleanrl_cc.common.errors import InputError, describe, is_foreign
 from cleanrl_cc.common.observations import (
@@ -196,6 +196,7 @@ def _make(
     for text in wrappers:
         env = apply_wrapper(env, text, "--wrappers")
     check_spaces(env, env_id)
+    check_torch(env_id)
     return env
 
 

@@ -64,6 +64,7 @@ class Episodes(gym.Wrapper):
         self.learned = []  # their states, as of the beginning of the episode
         self.is_uint8 = env.observation_space.dtype == np.uint8
         self.episode = -1
+        self.actions = []
         self.ended = True
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
@@ -124,15 +125,16 @@ class Episodes(gym.Wrapper):
             raise self._fault(f"observed {self.obs.flat[bad[0]]} in place {bad[0]} of {self.obs.size}")
 
     def _fault(self, what: str) -> InputError:
+        who = f"Environment {self.entropy[-1]} of {self.name}"
+        if self.episode < 0:
+            return InputError(f"{who} {what}, before its first episode.")
         moment = f"in step {len(self.actions)} of" if self.actions else "at the beginning of"
         if self.actions and not np.isfinite(self.actions[-1]).all():  # whatever it does then
             return InputError(
                 f"The actions are no longer finite, {moment} episode {self.episode + 1}: "
                 "the networks have diverged. A lower learning rate or smaller rewards may help."
             )
-        return InputError(
-            f"Environment {self.entropy[-1]} of {self.name} {what}, {moment} its episode {self.episode + 1}."
-        )
+        return InputError(f"{who} {what}, {moment} its episode {self.episode + 1}.")
 
     def render(self):
         try:

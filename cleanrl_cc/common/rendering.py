@@ -91,7 +91,7 @@ def is_dm_control(base: gym.Env) -> bool:
 
 def has_mujoco_renderer(base: gym.Env) -> bool:
     """True for Gymnasium's own robots, a user's subclasses of them, and whoever else has its renderer."""
-    renderer = getattr(base, "mujoco_renderer", None)
+    renderer = vars(base).get("mujoco_renderer")  # `__getattr__` is the user's, and may do anything
     return is_a(renderer, "gymnasium.envs.mujoco.mujoco_rendering.MujocoRenderer")
 
 

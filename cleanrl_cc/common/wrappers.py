@@ -4,13 +4,13 @@ import ast
 import importlib
 import os
 import sys
-import warnings
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.errors import InputError, describe
 
 # --- actions ---
@@ -31,10 +31,9 @@ class UnitActions(gym.ActionWrapper):
         finite_high = (np.abs(high) < ENDLESS) & box.bounded_above.ravel()
         if not (finite_low & finite_high).all():
             names = np.flatnonzero(~(finite_low & finite_high)).tolist()
-            warnings.warn(
-                f"Action dimensions {names} have no finite bounds: using [-1, 1], "
-                "or 2 units from the finite one.",
-                stacklevel=2,
+            announcements.keep(
+                f"Warning: action dimensions {names} have no finite bounds: [-1, 1] stands for them, or 2 "
+                "units from the finite one."
             )
             low, high = (  # an interval of length 2 at the bound that there is
                 np.where(finite_low, low, np.where(finite_high, high - 2, -1.0)),

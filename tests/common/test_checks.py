@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import odd_envs
 import pytest
+import torch
 from gymnasium.envs.classic_control import PendulumEnv
 from helpers import checkpoint, input_error, replay, resume, train
 
@@ -23,19 +24,24 @@ BROKEN = {
     "TooShort": ["its space", "2 parts"],
     "NoSuchNumber": ["its space", "Discrete(4)", "got 4"],
     "InfoNone": ["info", "dict", "None"],
+    "InfoProxy": ["info", "must be a dict", "a mappingproxy of battery came"],
+    "ObservesNone": ["its space", "(2,)", "got None"],
+    "NoEndOfActions": ["4,294,967,296 actions", "--wrappers"],
     "RewardArray": ["reward", "number", "(1,)"],
     "RewardText": ["reward", "number", "str"],
     "FourValues": ["step()", "terminated, truncated", "4 values"],
     "LimitedFourValues": ["step()", "terminated, truncated", "got 4"],
     "ResetAlone": ["reset()", "observation, info"],
     "NoSeed": ["TypeError", "seed"],
+    "DoublePrecision": ["default type to torch.float64", "torch.float32"],
     "Unmade": ["LookupError: no licence", "odd_envs.py"],
     "Unbegun": ["SystemExit: 0", "odd_envs.py"],
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_promise_is_told_at_the_start(name, tmp_path):
+def test_a_broken_promise_is_told_at_the_start(name, tmp_path, request):
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
     script = "dqn_atari_style" if name == "NoSuchNumber" else "sac_drq"
     message = input_error(train, script, tmp_path / "run", env_id=f"odd_envs:{name}-v0", total_timesteps=60)
     assert name in message
@@ -115,6 +121,12 @@ def test_a_fault_while_closing_does_not_end_a_run_that_is_done(num_envs, tmp_pat
     warnings = [line for line in capfd.readouterr().err.splitlines() if "closed already" in line]
     assert len(warnings) == num_envs + 1  # and that of evaluations
     assert all(line.startswith("Warning: Environment") for line in warnings)
+
+
+def test_a_fault_while_closing_before_the_first_reset_is_told(capsys):
+    make_env("odd_envs:Unclosed-v0").close()
+    assert "RuntimeError: closed already" in (told := capsys.readouterr().err)
+    assert told.strip().endswith(", before its first episode.")
 
 
 def test_the_environment_is_not_blamed_for_the_agent():
