@@ -450,8 +450,8 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
     """Trains, and returns the mean return of the last evaluation; a subclass of `Run` may watch it."""
     check_args(args)
     most = args.num_envs * (args.num_steps // 2) // 2
-    expected = f"at most {most} (two steps each, resets aside)"
-    require(args.num_minibatches <= most, "num_minibatches", args.num_minibatches, expected)
+    require(most > 0, "num_steps", args.num_steps, f"at least {4 if args.num_envs == 1 else 2}")
+    require(args.num_minibatches <= most, "num_minibatches", args.num_minibatches, f"at most {most}")
     take_rank(args)
     envs = make_vector_env(args, continuous=True)
     rows = args.num_envs, args.num_envs * args.num_steps // args.num_minibatches  # of a step, of a minibatch

@@ -170,6 +170,8 @@ Pendulum-v1                                     | Pendulum-v1
 {short} --runs-dir /proc/x                      | cannot be created
 {short} --runs-dir /dev/null/x                  | cannot be created
 {short} --runs-dir loop                         | cannot be created
+{short} --runs-dir {long}                       | cannot be created
+{short} --run-name {long}/x                     | cannot be created
 {short} --runs-dir runs/td3                     | lies inside another run
 {short} --runs-dir . --run-name full            | holds notes.txt
 {short} --config nowhere.yaml                   | --config nowhere.yaml cannot be read
@@ -243,6 +245,8 @@ Pendulum-v1                                     | Pendulum-v1
     "ppo_continuous": """
 {short} --num-steps 0                           | --num-steps must be at least 1
 {short} --num-steps 1e15                        | the largest that fits is --num-steps
+{short} --num-steps 3 --num-minibatches 1       | --num-steps must be at least 4, not 3
+{short} --num-steps 1 --num-envs 2              | --num-steps must be at least 2, not 1
 {short} --num-steps 8 --num-minibatches 5       | --num-minibatches must be at most
 {short} --num-minibatches 1e6                   | --num-minibatches must be at most
 {short} --num-epochs 1e9                        | --num-epochs must be at most

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import platform
 import re
 import sys
@@ -31,7 +32,7 @@ def new_folder(args, algorithm: str) -> Path:
     for suffix in ["", *(f"-{number}" for number in range(2, 100))]:  # runs may start in the same second
         folder = Path(args.runs_dir) / (name + suffix)
         for parent in folder.absolute().parents:
-            if (parent / "last.pt").is_file():
+            if os.path.isfile(parent / "last.pt"):  # unlike `Path.is_file` it takes names that are too long
                 raise InputError(f"{folder} lies inside another run, {parent}: choose another folder.")
         try:
             folder.mkdir(parents=True)
