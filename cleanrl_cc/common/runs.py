@@ -332,8 +332,7 @@ class Run(Interruptible):
         self.envs.close()
         self.close()
         if self.writes:
-            episodes = f"{self.args.eval_episodes} episode{'s' * (self.args.eval_episodes > 1)}"
-            print(f"{self.folder}: mean return {mean_return:.1f} over {episodes}")
+            print(f"{self.folder}: mean return {mean_return:.1f}, episodes: {self.args.eval_episodes}")
         return mean_return
 
     def close(self):
