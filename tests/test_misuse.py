@@ -305,7 +305,7 @@ runs/td3 --export-onnx x --export-torch x       | x cannot hold two exports
 runs/td3 --export-onnx x --push-to-hub a/b      | --push-to-hub needs episodes
 runs/td3 --export-torch x --save-video          | --save-video needs episodes
 newer.pt                                        | does not fit this version of td3.py: its
-torn --push-to-hub a/b --dry-run out            | evaluations.csv holds lines that cannot be read
+torn --push-to-hub a/b --dry-run out            | evaluations.csv has lines that cannot be read
 runs/td3 --dry-run out                          | --dry-run goes with --push-to-hub
 runs/td3 --push-to-hub ''                       | is not the name of a repository
 runs/td3 --push-to-hub name                     | is not the name of a repository

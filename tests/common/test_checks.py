@@ -24,7 +24,7 @@ BROKEN = {
     "TooShort": ["its space", "2 parts"],
     "NoSuchNumber": ["its space", "Discrete(4)", "got 4"],
     "InfoNone": ["info", "dict", "None"],
-    "InfoProxy": ["info", "must be a dict", "a mappingproxy of battery came"],
+    "InfoProxy": ["info", "must be a dict", "mappingproxy of battery"],
     "ObservesNone": ["its space", "(2,)", "got None"],
     "NoEndOfActions": ["4,294,967,296 actions", "--wrappers"],
     "RewardArray": ["reward", "number", "(1,)"],
