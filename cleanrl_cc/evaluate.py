@@ -445,6 +445,6 @@ def main(argv: list[str] | None = None):
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # SDL, which draws CarRacing, would ignore the second
-        signal.signal(number, lambda number, _: sys.exit(128 + number))  # films are put away
+    for number in (signal.SIGINT, signal.SIGTERM):  # films are put away
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     main()

@@ -6,8 +6,12 @@ simulators are imported when one is made.
 """
 
 import itertools
+import os
 
 import gymnasium as gym
+
+# else SDL, which draws Gymnasium's environments, keeps a program from ending upon SIGTERM
+os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")
 
 
 def register(env_id: str, entry_point: str, **spec):

@@ -1,6 +1,7 @@
 """Environments are made as `envs.py` promises, for every suite, and what cannot be made is told."""
 
 import importlib
+import signal
 
 import gymnasium as gym
 import numpy as np
@@ -166,3 +167,15 @@ def test_a_module_that_cannot_be_imported_is_told(source, tmp_path, monkeypatch)
 
 def test_an_id_that_its_module_lacks_is_answered_with_near_ones():
     assert "Endless-v0" in input_error(find_spec, "odd_envs:Endles-v0")
+
+
+@pytest.mark.slow
+def test_what_draws_ends_upon_sigterm():
+    lines = [
+        "import os, signal, cleanrl_cc, gymnasium as gym",
+        "env = gym.make('Pendulum-v1', render_mode='rgb_array')",
+        "env.reset()",
+        "env.render()",
+        "os.kill(os.getpid(), signal.SIGTERM)",
+    ]
+    assert run_python("\n".join(lines), SDL_VIDEODRIVER="dummy").returncode == -signal.SIGTERM

@@ -217,7 +217,7 @@ def test_a_run_that_ends_before_its_first_update_says_so(script, tmp_path, capsy
     train(script, tmp_path / "run", total_timesteps=20, eval_episodes=1)
     out, err = capsys.readouterr()
     assert "Nothing was learned" in err
-    assert out.endswith(" over 1 episode\n")
+    assert out.endswith(", episodes: 1\n")
 
 
 @pytest.mark.parametrize("picture", [None, np.zeros((64, 64, 3), np.uint8)])
