@@ -120,7 +120,7 @@ def test_values_that_are_constant_have_a_bias_alone(length, tmp_path, recwarn):
         ({"seed": 2**32}, ["--seed", "4294967296"]),
         ({"device": "cuda:7"}, ["--device cuda:7"]),
         ({"out": Path("films")}, ["--out", "--save-video", "--analyze-value"]),
-        ({"out": Path(__file__), "save_video": True}, ["--out", "no folder"]),
+        ({"out": Path(__file__), "save_video": True}, ["--out", "not a folder"]),
     ],
 )
 def test_a_wrong_option(changes, words, run, monkeypatch):

@@ -148,7 +148,7 @@ def test_args_made_in_python_are_enough(script, tmp_path):
 
 
 SCHEDULES = [("sac_drq", "constant", 1.0)]
-SCHEDULES += [(script, "linear", 0.01) for script in having("learning_rate_schedule")]
+SCHEDULES += [(script, "linear", 0.01) for script in ("sac_drq", "td3", "ddpg")]
 
 
 @pytest.mark.parametrize("script, schedule, last", SCHEDULES)

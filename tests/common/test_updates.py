@@ -246,7 +246,7 @@ def test_a_compiled_run_goes_on_bit_for_bit_and_moves_to_eager_code_and_back(
     for compiled in (False, True):
         steps = 220 if compiled else 180
         resume("sac_drq", tmp_path / "run", compile=compiled, total_timesteps=steps)
-        assert f"--compile {not compiled}: it goes on, but no longer" in capsys.readouterr().err
+        assert f"--compile {not compiled}: it goes on, but is no longer" in capsys.readouterr().err
         assert checkpoint(tmp_path / "run")["args"]["compile"] == compiled
     train("sac_drq", tmp_path / "eager", total_timesteps=220)
     ours = checkpoint(tmp_path / "run")
