@@ -1,6 +1,9 @@
 """A wrong input ends in one clear sentence and a non-zero exit code, leaves no run
 folder behind and loses nothing on disk."""
 
+import errno
+import io
+import json
 import math
 import pickle
 import shutil
@@ -312,6 +315,75 @@ def test_a_checkpoint_that_cannot_be_resumed(damage, word, run):
         name: data for name, data in before.items() if name != "args.json"
     }
     assert not (folder.parent / "executed").exists()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A run of TD3 that a test may spoil."""
+    train("td3", tmp_path / "run", total_timesteps=80)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["args.json.tmp", "replay-120.npz.tmp", "last.pt.tmp"])
+def test_a_folder_in_the_place_of_a_file_that_is_written_is_told(name, own):
+    (own / name).mkdir()
+    before = {file: (own / file).read_bytes() for file in ("last.pt", "replay-80.npz")}
+    assert f"{name}'" in input_error(resume, "td3", own, total_timesteps=120)
+    assert {file: (own / file).read_bytes() for file in before} == before
+    assert (own / name).is_dir()
+
+
+def test_a_folder_with_the_name_of_a_replay_file_stays(own):
+    (own / "replay-7.npz").mkdir()
+    resume("td3", own, total_timesteps=120)
+    assert (own / "replay-7.npz").is_dir() and (own / "replay-120.npz").exists()
+    assert not (own / "replay-80.npz").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"commands": ["mine", '])
+def test_a_damaged_description_is_set_aside(text, own, capsys):
+    (own / "args.json").write_text(text)
+    resume("td3", own, total_timesteps=120)
+    assert (own / "args.json.damaged-1").read_text() == text
+    assert "args.json is damaged" in capsys.readouterr().err
+    assert json.loads((own / "args.json").read_text())["args"]["total_timesteps"] == 120
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Makes `open` fail as it does for those who lack the right, which root never does."""
+    opened = io.open
+
+    def refuse(path: Path, mode: str):
+        def open_or_refuse(file, asked="r", *args, **kwargs):
+            if str(file) == str(path) and mode in asked:
+                raise PermissionError(errno.EACCES, "Permission denied", str(file))
+            return opened(file, asked, *args, **kwargs)
+
+        monkeypatch.setattr(io, "open", open_or_refuse)
+        monkeypatch.setattr("builtins.open", open_or_refuse)
+
+    return refuse
+
+
+@pytest.mark.parametrize("name", ["last.pt", "args.json", "evaluations.csv"])
+def test_a_file_that_cannot_be_read_is_not_replaced(name, own, refused):
+    before = {file.name: file.read_bytes() for file in own.iterdir() if file.name != "run.lock"}
+    refused(own / name, "r")
+    assert f"{name} cannot be read (Permission denied)" in input_error(
+        resume, "td3", own, total_timesteps=120
+    )
+    refused(own / "none", "r")
+    assert {name: (own / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("name", ["evaluations.csv", "progress.csv"])
+def test_a_log_that_cannot_be_written_is_told_at_the_start(name, own, refused):
+    refused(own / name, "a")
+    before = checkpoint(own)["global_step"]
+    message = input_error(resume, "td3", own, total_timesteps=120, checkpoint_frequency=10)
+    assert f"{name} could not be written" in message and "make it writable" in message
+    assert checkpoint(own)["global_step"] == before
 
 
 def test_a_policy_without_its_training_is_not_resumed(run):

@@ -108,6 +108,8 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
         read_seal(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         missing = {"algorithm", "args", "recipe", "agent", "global_step"} - checkpoint.keys()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): make it readable.") from error
     except Exception as error:
         # torch raises whatever its parsers do: UnpicklingError, RuntimeError, EOFError, ...
         raise InputError(
@@ -232,7 +234,7 @@ def remove_replays(folder: Path, kept: str = ""):
     """Deletes the replay files of a run, unfinished ones too, but the one named `kept`. Whatever else someone
     has put there stays."""
     for file in folder.iterdir():
-        if REPLAY.fullmatch(file.name) and file.name != kept:
+        if REPLAY.fullmatch(file.name) and file.name != kept and not file.is_dir():
             file.unlink()
 
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import struct
 import zipfile
@@ -79,7 +80,23 @@ def atomic_file(path: Path):
             os.replace(temporary, path)
             to_disk(path.parent)  # the rename, too, must survive a power cut
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or it was why nothing could be written
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str):
+    """Writes a text file, whole or not at all. Raises InputError as `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def set_aside(path: Path) -> Path:
+    """Copies a file that is damaged to `<name>.damaged-<number>`, and returns that. Raises InputError."""
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    copy = next(name for name in names if not name.exists())
+    with writing(copy):
+        shutil.copyfile(path, copy)
+    return copy
 
 
 def to_disk(path: Path):

@@ -1,6 +1,5 @@
 """The folder of a run, and what it says of itself in `args.json`."""
 
-import contextlib
 import json
 import os
 import platform
@@ -14,7 +13,7 @@ import gymnasium as gym
 import torch
 
 from cleanrl_cc.common.errors import InputError, require
-from cleanrl_cc.common.files import atomic_file, move_aside
+from cleanrl_cc.common.files import move_aside, set_aside, write_text
 from cleanrl_cc.common.machine import describe_machine
 from cleanrl_cc.common.scripts import start_command
 
@@ -71,8 +70,16 @@ def write_description(folder: Path, args, algorithm: str):
     """Writes `args.json`: what runs here, by which commands, on what; a resumed run adds its command."""
     path = folder / "args.json"
     earlier = []
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        earlier = list(json.loads(path.read_text())["commands"])
+    try:
+        earlier = list(json.loads(path.read_text()).get("commands", []))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): make it readable, or move it away."
+        ) from error
+    except (ValueError, TypeError, AttributeError):
+        print(f"{path} is damaged: the file as it was is now {set_aside(path)}.", file=sys.stderr)
     description = {
         "algorithm": algorithm,
         "args": asdict(args),
@@ -84,5 +91,4 @@ def write_description(folder: Path, args, algorithm: str):
             "gymnasium": gym.__version__,
         },
     }
-    with atomic_file(path) as file:
-        file.write((json.dumps(description, indent=2) + "\n").encode())
+    write_text(path, json.dumps(description, indent=2) + "\n")

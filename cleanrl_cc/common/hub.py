@@ -15,7 +15,7 @@ import numpy as np
 from cleanrl_cc.common.checkpoints import save_checkpoint
 from cleanrl_cc.common.config import NOT_IN_A_FILE, config_text
 from cleanrl_cc.common.errors import InputError
-from cleanrl_cc.common.tables import read_csv
+from cleanrl_cc.common.tables import read_numbers
 
 PREFIX = "hf://"
 NAME = r"[\w.-]+/[\w.-]+"
@@ -177,12 +177,7 @@ def card(repo: str, result: dict, has_module: bool) -> str:
 def read_curve(evaluations: Path) -> np.ndarray:
     """Step, mean return and deviation of each evaluation during training, (E, 3). Raises InputError."""
     columns = ("global_step", "return_mean", "return_std")
-    try:
-        rows = [[float(row[name]) for name in columns] for row in read_csv(evaluations)]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{evaluations} has lines that cannot be read: resume the run, which repairs it, or move it away."
-        ) from error
+    rows = [[float(row[name]) for name in columns] for row in read_numbers(evaluations, columns)]
     return np.array(rows).reshape(-1, 3)
 
 

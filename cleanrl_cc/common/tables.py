@@ -2,14 +2,12 @@
 
 import csv
 import io
-import itertools
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from cleanrl_cc.common.errors import InputError, describe
-from cleanrl_cc.common.files import atomic_file, writing
+from cleanrl_cc.common.files import set_aside, write_text, writing
 
 
 def append_csv(path: Path, row: dict):
@@ -56,6 +54,21 @@ def read_csv(path: Path) -> list[dict]:
         raise InputError(f"{path} cannot be read ({describe(error)}).") from error
 
 
+def read_numbers(path: Path, columns: Sequence[str]) -> list[dict]:
+    """`read_csv`. Raises InputError unless every line has a number in each of `columns`, too."""
+    rows = read_csv(path)
+    for line, row in enumerate(rows, 2):
+        for name in columns:
+            try:
+                float(row[name])
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{path} has lines that cannot be read: line {line} has no number in a column {name}. "
+                    "Mend the file, or move it away."
+                ) from error
+    return rows
+
+
 def write_csv(path: Path, rows: list[dict]):
     text = io.StringIO()
     writer = csv.DictWriter(
@@ -63,8 +76,7 @@ def write_csv(path: Path, rows: list[dict]):
     )
     writer.writeheader()
     writer.writerows(rows)
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def cut_csv(path: Path, last_step: int, expected: int | None = None) -> tuple[int, str | None]:
@@ -88,6 +100,9 @@ def cut_csv(path: Path, last_step: int, expected: int | None = None) -> tuple[in
         raise InputError(
             f"{path} cannot be read ({error.strerror}): make it readable, or move it."
         ) from error
+    if path.exists():  # what can be read only would stop the run at its next line
+        with writing(path):
+            open(path, "a").close()
     *lines, unfinished = text.split("\n")
     header = lines[:1]
     columns = next(csv.reader(header), [])
@@ -100,7 +115,7 @@ def cut_csv(path: Path, last_step: int, expected: int | None = None) -> tuple[in
     elif expected not in (None, len(kept)):
         reason = f"has {len(kept)} lines up to step {last_step:,} where the checkpoint counts {expected}"
     if reason and path.exists():
-        reason += f": the rest is kept, and the file as it was is now {_set_aside(path)}"
+        reason += f": the rest is kept, and the file as it was is now {set_aside(path)}"
     if reason or len(kept) < len(rows):
         write_csv(path, kept)
     return len(kept), reason and f"{path} {reason}."
@@ -115,11 +130,3 @@ def _is_row(line: str, columns: list[str]) -> bool:
     if len(cells) != len(columns) or "global_step" not in columns:
         return False
     return 0 <= numbers[columns.index("global_step")] < math.inf
-
-
-def _set_aside(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
-    copy = next(name for name in names if not name.exists())
-    with writing(copy):
-        shutil.copyfile(path, copy)
-    return copy
