@@ -40,6 +40,7 @@ NOT_IN_COMMAND = {
     "capture_video",
     "track",
 }
+ARGS = ("env_id", "obs", "seed", "total_timesteps", "action_repeat", "precision")  # that a report names
 MILESTONES = {1_000_000: [300_000]}  # of cells of so many steps, which count as finished there, too
 LATE = 1.02  # the factor by which a run may pass the steps before it is scored
 
@@ -54,7 +55,7 @@ def read_run(folder: Path) -> dict:
     Raises InputError for what collect.py would not have written."""
     try:
         return _read_run(folder)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{folder} is not a collected run ({describe(error)}): remove it.") from error
 
 
@@ -69,6 +70,11 @@ def _read_run(folder: Path) -> dict:
     }
     if description["algorithm"] not in TITLES:
         raise ValueError(f"{description['algorithm']} is not a script")
+    needed = [(description, ("machine", "versions")), (description["args"], ARGS)]
+    needed += [(file, ("episodes", "return_mean", "return_std")) for file in files]
+    for known, names in needed:
+        if missing := set(names) - known.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     return description | {"evaluations": columns, "unseen": {file["global_step"]: file for file in files}}
 
 

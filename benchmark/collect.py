@@ -10,7 +10,6 @@ ablation-no-per/LunarLander-v3/seed-1, or the script's. Paths of this machine ar
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +19,15 @@ import tyro
 from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.common.errors import InputError, describe, require
-from cleanrl_cc.common.files import writing
+from cleanrl_cc.common.files import write_text, writing
 from cleanrl_cc.common.folders import check_name
 from cleanrl_cc.common.ranges import Steps
-from cleanrl_cc.common.tables import read_csv, write_csv
+from cleanrl_cc.common.tables import read_csv, read_numbers, write_csv
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
+EVALUATION = ("global_step", "seconds", "return_mean", "return_std")  # numbers that the report reads
 MOST_LINES = 500  # of progress.csv
 STOPPED = re.compile(r"\.stopped-\d+$")  # how `move_aside` ends the name of a folder
 
@@ -107,30 +107,47 @@ def require_places(runs: list[Path], options: Options):
 def collect(run: Path, options: Options) -> Path:
     """Copies one run; returns where to."""
     text, target = read_description(run, options)
+    # what cannot be read is told before anything that was collected earlier is replaced
+    if not read_numbers(run / "evaluations.csv", EVALUATION):
+        raise InputError(f"{run / 'evaluations.csv'} has no evaluation: nothing was collected.")
+    progress = thinned(read_csv(run / "progress.csv"))  # a short run has none
+    has_policy = (run / "last.pt").exists()  # a peer's run has none
+    names = ("best.pt", "last.pt") if options.episodes and has_policy else ()
+    steps = {name: load_checkpoint(run / name)["global_step"] for name in names}
     with writing(options.results):
         target.mkdir(parents=True, exist_ok=True)
-    old, new = (
-        (folder / "evaluations.csv").read_bytes() if (folder / "evaluations.csv").exists() else b""
-        for folder in (target, run)
-    )
-    if not new.startswith(old):  # another run was collected before: its scores are not this one's
-        for file in target.glob("episodes-*.json"):
-            file.unlink()
-    (target / "args.json").write_text(without_machine_paths(text))
-    shutil.copyfile(run / "evaluations.csv", target / "evaluations.csv")
-    (target / "progress.csv").unlink(missing_ok=True)
-    if (run / "progress.csv").exists():  # a short run has none
-        write_csv(target / "progress.csv", thinned(read_csv(run / "progress.csv")))
-    has_policy = (run / "last.pt").exists()  # a peer's run has none
-    for name in ("best.pt", "last.pt") if options.episodes and has_policy else ():
-        file = target / f"episodes-{load_checkpoint(run / name)['global_step']}.json"
-        if file.exists() and len(json.loads(file.read_text())["episodes"]) >= options.episodes:
+    with writing(target):
+        _copy(run, target, text, progress)
+    for name, step in steps.items():
+        file = target / f"episodes-{step}.json"
+        if count_episodes(file) >= options.episodes:
             continue
         result = evaluate(
             EvaluateOptions(str(run / name), episodes=options.episodes, device="cpu", trust=options.trust)
         )
-        file.write_text(without_machine_paths(json.dumps(result, indent=1)) + "\n")
+        write_text(file, without_machine_paths(json.dumps(result, indent=1)) + "\n")
     return target
+
+
+def _copy(run: Path, target: Path, description: str, progress: list[dict]):
+    new, collected = run / "evaluations.csv", target / "evaluations.csv"
+    old = collected.read_bytes() if collected.exists() else b""
+    if not new.read_bytes().startswith(old):  # another run was collected before, whose scores these are
+        for file in target.glob("episodes-*.json"):
+            file.unlink()
+    write_text(target / "args.json", without_machine_paths(description))
+    write_text(collected, new.read_text())
+    (target / "progress.csv").unlink(missing_ok=True)
+    if progress:
+        write_csv(target / "progress.csv", progress)
+
+
+def count_episodes(file: Path) -> int:
+    """How many episodes a file of scores holds; none where there is no such file, or it is damaged."""
+    try:
+        return len(json.loads(file.read_text())["episodes"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
 
 
 def main():

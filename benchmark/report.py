@@ -37,10 +37,11 @@ from figures import draw_curves, draw_front, draw_many_envs, draw_profiles
 
 from cleanrl_cc.common import errors
 from cleanrl_cc.common.errors import InputError
-from cleanrl_cc.common.files import writing
-from cleanrl_cc.common.tables import read_csv
+from cleanrl_cc.common.files import write_text, writing
+from cleanrl_cc.common.tables import read_csv, read_numbers
 
 TABLE = re.compile(r"\| environment \| PPO.*?\n\n", re.DOTALL)  # in the README
+MANY_ENVS = ("num_envs", "environments_alone", "ppo")  # the numbers of its table
 ROBOTS = [f"{name}-v5 from state" for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d")]
 EQUAL_STEPS = [300_000, 1_000_000]  # at which the robots' scores are compared
 FRONT = "HalfCheetah-v5 from state"  # README's chart
@@ -318,15 +319,17 @@ def score_and_goals(rows: list[dict]) -> str:
 def write_report(options: Options):
     results, planned = read_results(options.results), planned_cells()
     readme = read_readme(options.readme) if options.readme else ""
+    random_rows = read_numbers(options.results / "baseline.csv", ("episodes", "return_mean", "return_std"))
+    robustness_rows = read_numbers(options.results / "robustness.csv", ("return_mean", "goals"))
+    many_envs = read_numbers(options.results / "many_envs.csv", MANY_ENVS)
     out = options.out / "assets" / "curves"
     with writing(options.out):
         out.mkdir(parents=True, exist_ok=True)
-    for figure in out.glob("*.svg"):  # of what is no longer there
-        figure.unlink()
+        for figure in out.glob("*.svg"):  # of what is no longer there
+            figure.unlink()
     anchors = defaultdict(list)
     for anchor in read_csv(ROOT / "benchmark" / "anchors.csv"):
         anchors[anchor["environment"]].append(anchor)
-    random_rows = read_csv(options.results / "baseline.csv")
     random = {row["env_id"]: float(row["return_mean"]) for row in random_rows}
     bounds = {
         table: (random[environment(table)], max(float(anchor["score"]) for anchor in anchors[table]))
@@ -343,16 +346,14 @@ def write_report(options: Options):
         page += equal_steps(results, steps, bounds, out)
     page += sections[False]
     page += [ABLATION, *sections[True]] if sections[True] else []
-    page += robustness(read_csv(options.results / "robustness.csv"))
-    if many_envs := read_csv(options.results / "many_envs.csv"):  # docs/speed.md shows it
+    page += robustness(robustness_rows)
+    if many_envs:  # docs/speed.md shows it
         draw_many_envs(many_envs, out / "many-envs.svg")
     page += remainder(results, planned)
-    with writing(options.out / "benchmarks.md"):
-        (options.out / "benchmarks.md").write_text("\n".join(page).rstrip("\n") + "\n")
+    write_text(options.out / "benchmarks.md", "\n".join(page).rstrip("\n") + "\n")
     if options.readme is not None:
         table = overview(results, planned, only_finished=True)
-        with writing(options.readme):
-            options.readme.write_text(TABLE.sub(lambda _: table + "\n\n", readme))
+        write_text(options.readme, TABLE.sub(lambda _: table + "\n\n", readme))
         draw_chart(results, planned, anchors[FRONT], out / "front.svg")
 
 

@@ -19,7 +19,7 @@ from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.errors import InputError, describe, require
 from cleanrl_cc.common.obstacles import LENGTH
 from cleanrl_cc.common.ranges import Size
-from cleanrl_cc.common.tables import read_csv, start_csv, write_csv
+from cleanrl_cc.common.tables import read_numbers, start_csv, write_csv
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 
@@ -90,7 +90,7 @@ def main(options: Options):
     if not runs:
         raise InputError(f"There is no run in a corridor in {' '.join(map(str, options.runs))}.")
     start_csv(options.csv, COLUMNS)
-    rows = {key(row): row for row in read_csv(options.csv)}
+    rows = {key(row): row for row in read_numbers(options.csv, ("seed", "return_mean", "goals"))}
     for checkpoint, description in runs:
         for walls in ("Static", "Moving"):
             env_id = re.sub("Static|Moving", walls, description["args"]["env_id"])

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from cells import command
+from cells import command, read_run
 
 from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.checkpoints import load_checkpoint, save_checkpoint
-from cleanrl_cc.common.errors import InputError
-from cleanrl_cc.common.files import writing
+from cleanrl_cc.common.errors import InputError, describe
+from cleanrl_cc.common.files import write_text, writing
 from cleanrl_cc.common.ranges import Size
-from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import Options as EvaluateOptions
 from cleanrl_cc.evaluate import evaluate
 
@@ -101,12 +100,19 @@ def export(checkpoint: dict, options: Options):
     file = options.zoo / f"{cell(checkpoint)}.pt"
     with writing(options.zoo):
         options.zoo.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(file, policy(checkpoint))
-    scored = EvaluateOptions(str(file), episodes=options.episodes, device="cpu", trust=options.trust)
-    result = evaluate(scored)
-    file.with_suffix(".json").write_text(
-        json.dumps(result | {"checkpoint": f"zoo/{file.name}"}, indent=1) + "\n"
-    )
+    candidate = (
+        options.zoo / f"unscored-{file.name}"
+    )  # takes the place of an earlier policy when it is scored
+    scored = EvaluateOptions(str(candidate), episodes=options.episodes, device="cpu", trust=options.trust)
+    save_checkpoint(candidate, policy(checkpoint))
+    try:
+        result = evaluate(scored)
+        with writing(file):
+            candidate.replace(file)
+    finally:
+        candidate.unlink(missing_ok=True)
+    text = json.dumps(result | {"checkpoint": f"zoo/{file.name}"}, indent=1) + "\n"
+    write_text(file.with_suffix(".json"), text)
     print(f"{file}: {result['return_mean']:.1f} over {options.episodes} episodes", flush=True)
 
 
@@ -114,11 +120,10 @@ def hours(score: dict, typed: str, results: Path) -> str:
     """Of the training that `typed` began, up to the policy of `score`; a dash where it was not collected."""
     runs = f"{score['algorithm']}*/{re.sub('[/:]', '-', score['env_id'])}/seed-*/args.json"
     for path in sorted(results.glob(runs)):
-        if command(json.loads(path.read_text())) != typed:
-            continue
-        for row in read_csv(path.with_name("evaluations.csv")):
-            if int(row["global_step"]) == score["global_step"]:
-                return f"{float(row['seconds']) / 3600:.1f}"
+        run = read_run(path.parent)
+        steps = run["evaluations"]["global_step"]
+        if command(run) == typed and score["global_step"] in steps:
+            return f"{run['evaluations']['seconds'][steps == score['global_step']][0] / 3600:.1f}"
     return "-"
 
 
@@ -130,11 +135,16 @@ def film(score: dict) -> str:
 
 
 def write_table(options: Options):
-    lines = []
     files = sorted(options.zoo.glob("*.json"))
     if not files:
         raise InputError(f"There is no score in --zoo {options.zoo}.")
-    for file in files:
+    lines = [row(file, options.results) for file in files]
+    write_text(options.table, HEAD.format(example=f"zoo/{files[0].stem}.pt") + "".join(lines))
+
+
+def row(file: Path, results: Path) -> str:
+    """The line of one policy. Raises InputError for a file that is no score of one."""
+    try:
         score = json.loads(file.read_text())
         typed = command(load_checkpoint(file.with_suffix(".pt")))
         cells = [
@@ -143,12 +153,12 @@ def write_table(options: Options):
             str(len(score["episodes"])),
             *(f"{score[f'return_{name}']:,.1f}" for name in ("mean", "std", "median", "min")),
             f"{score['global_step']:,}",
-            hours(score, typed, options.results),
+            hours(score, typed, results),
             f"`{typed}`",
         ]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    with writing(options.table):
-        options.table.write_text(HEAD.format(example=f"zoo/{files[0].stem}.pt") + "".join(lines))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{file} is no score of a policy ({describe(error)}): move it away.") from error
+    return f"| {' | '.join(cells)} |\n"
 
 
 def main():

@@ -63,7 +63,15 @@ SPACES = {
 COLUMNS = "global_step,seconds,return_mean,return_std\n"
 DESCRIPTION = {
     "algorithm": "td3",
-    "args": {"env_id": "Pendulum-v1", "seed": 1, "obs": "auto", "total_timesteps": 100, "run_name": "a"},
+    "args": {
+        "env_id": "Pendulum-v1",
+        "seed": 1,
+        "obs": "auto",
+        "total_timesteps": 100,
+        "action_repeat": 1,
+        "precision": "fp32",
+        "run_name": "a",
+    },
     "commands": ["python cleanrl_cc/td3.py"],
     "machine": {"processor": "P", "cores": 1, "threads": 1, "gpu": None},
     "versions": {"torch": "2"},
@@ -76,6 +84,11 @@ RESULTS = {
     "of-text": (WHOLE, COLUMNS + "10,1,much,3\n"),
     "without-columns": (WHOLE, "global_step,return_mean\n10,1\n"),
     "empty-table": (WHOLE, COLUMNS),
+    "torn": (WHOLE, COLUMNS + "10,1"),
+    "whole": (WHOLE, COLUMNS + "10,1,2,3\n"),
+    "unscored": (WHOLE, COLUMNS + "10,1,2,3\n"),
+    "foreign": (WHOLE, COLUMNS + "10,1,2,3\n"),
+    "without-args": (json.dumps(DESCRIPTION | {"args": {}}), COLUMNS + "10,1,2,3\n"),
     "of-another": (json.dumps(DESCRIPTION | {"algorithm": "ppo2"}), COLUMNS + "10,1,2,3\n"),
     "outside": (json.dumps(DESCRIPTION | {"args": DESCRIPTION["args"] | {"run_name": "../x/y"}}), COLUMNS),
 }
@@ -327,6 +340,9 @@ https://huggingface.co/a/b                      | There is no checkpoint
 --results results-of-text                       | is not a collected run (ValueError
 --results results-without-columns               | is not a collected run (KeyError
 --results results-of-another                    | ppo2 is not a script
+--results results-without-args                  | it lacks action_repeat, env_id
+--results results-unscored                      | it lacks return_mean, return_std
+--results results-foreign                       | has lines that cannot be read: line 2
 --results seeds                                 | is not a collected run
 --out notes.txt                                 | notes.txt could not be written
 --out /proc/x                                   | /proc/x could not be written
@@ -342,6 +358,11 @@ notes.txt                                       | There is no run with an evalua
 results-no-evaluations                          | There is no run with an evaluation
 results-broken                                  | has no args.json of a run
 results-of-a-list                               | has no args.json of a run
+results-empty-table                             | has no evaluation
+results-torn --results results-whole            | has lines that cannot be read: line 2
+folders --results results-whole                 | evaluations.csv cannot be read
+spoilt --results results-whole --episodes 1     | spoilt/last.pt is damaged
+results-whole --results in-the-way              | args.json could not be written
 results-outside                                 | --name must be
 runs/td3 --episodes -1                          | --episodes must be at least 0
 runs/td3 --episodes nan                         | --episodes
@@ -445,7 +466,10 @@ td3 -- --no-such                                | --no-such
 nowhere                                         | There is no checkpoint at nowhere
 notes.txt                                       | notes.txt is damaged
 runs/td3 --episodes 0                           | --episodes must be at least 1
+newer.pt --zoo scored --table out.md            | does not fit this version of td3.py
 --zoo empty --table out.md                      | There is no score
+--zoo unscored --table out.md                   | unscored/empty.json is no score of a policy
+--zoo scored --table out.md                     | scored/td3-Pendulum-v1.pt is damaged
 """,
     "car_racing_speed": """
 --steps 0                                       | --steps must be at least 1
@@ -473,6 +497,15 @@ def here(tmp_path_factory):
     texts |= {f"{name}.yaml": text for name, text in CONFIGS.items()}
     texts |= {f"{name}_module.py": text for name, text in MODULES.items()}
     texts |= {f"space-{name}.yaml": text for name, text in SPACES.items()}
+    texts |= {
+        "unscored/empty.json": "",
+        "scored/td3-Pendulum-v1.json": "{}",
+        "scored/td3-Pendulum-v1.pt": "mine",
+    }
+    texts |= {
+        "results-unscored/td3/Pendulum-v1/seed-1/episodes-10.json": '{"global_step": 10, "episodes": []}'
+    }
+    texts |= {"results-foreign/baseline.csv": "a,b\n1,2\n"}
     texts |= {f"seeds/td3/Pendulum-v1/seed-one/{name}": "{}" for name in ("args.json", "evaluations.csv")}
     for name, (description, evaluations) in RESULTS.items():
         folder = f"results-{name}/td3/Pendulum-v1/seed-1"
@@ -497,6 +530,12 @@ def here(tmp_path_factory):
         (here / "twins" / name).mkdir(parents=True)
         (here / "twins" / name / "args.json").write_text(WHOLE)
         (here / "twins" / name / "evaluations.csv").write_text(COLUMNS + "10,1,2,3\n")
+    shutil.copytree(here / "runs" / "td3", here / "spoilt")
+    (here / "spoilt" / "last.pt").write_bytes(b"spoilt")
+    shutil.copytree(here / "results-whole", here / "folders")
+    (here / "folders" / "td3" / "Pendulum-v1" / "seed-1" / "evaluations.csv").unlink()
+    (here / "folders" / "td3" / "Pendulum-v1" / "seed-1" / "evaluations.csv").mkdir()
+    (here / "in-the-way" / "td3" / "Pendulum-v1" / "seed-1" / "args.json").mkdir(parents=True)
     (here / "dangling").symlink_to("nowhere")
     (here / "loop").symlink_to("loop")
     yield here
