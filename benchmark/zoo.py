@@ -100,9 +100,7 @@ def export(checkpoint: dict, options: Options):
     file = options.zoo / f"{cell(checkpoint)}.pt"
     with writing(options.zoo):
         options.zoo.mkdir(parents=True, exist_ok=True)
-    candidate = (
-        options.zoo / f"unscored-{file.name}"
-    )  # takes the place of an earlier policy when it is scored
+    candidate = options.zoo / f"unscored-{file.name}"  # replaces an earlier policy once it is scored
     scored = EvaluateOptions(str(candidate), episodes=options.episodes, device="cpu", trust=options.trust)
     save_checkpoint(candidate, policy(checkpoint))
     try:
