@@ -226,3 +226,10 @@ def test_watching_a_run_does_not_change_it(unwatched, watched, tmp_path):
     script, folder = unwatched
     train(script, tmp_path / "watched", env_id="odd_envs:Walk-v0", total_timesteps=250, **watched)
     assert_same_training(folder, tmp_path / "watched")
+
+
+def test_an_evaluation_that_draws_from_global_generators_does_not_change_a_run(tmp_path):
+    for name, frequency in (("never", 0), ("often", 20)):
+        fields = {"env_id": "odd_envs:GlobalRandom-v0", "eval_frequency": frequency, "eval_episodes": 2}
+        train("td3", tmp_path / name, total_timesteps=100, **fields)
+    assert_same_training(tmp_path / "never", tmp_path / "often")

@@ -1,5 +1,6 @@
 """Not a bit of a checkpoint or a replay file that was changed is used, and no file of another checkpoint."""
 
+import random
 import shutil
 import zipfile
 from pathlib import Path
@@ -15,8 +16,10 @@ from cleanrl_cc.common.checkpoints import (
     load_checkpoint,
     load_replay,
     not_finite,
+    rng_state,
     save_checkpoint,
     save_replay,
+    set_rng_state,
 )
 
 pytestmark = pytest.mark.slow
@@ -216,6 +219,19 @@ def test_an_array_in_any_order_is_read_back(tmp_path):
 
 
 # --- numbers ---
+
+
+def test_every_generator_goes_on_where_it_was(tmp_path):
+    rng = np.random.default_rng(1)
+
+    def draw() -> list[float]:  # of a pair of normal numbers a generator keeps the second
+        return [random.gauss(), np.random.normal(), torch.randn(1).item(), rng.normal()]
+
+    draw()
+    save_checkpoint(tmp_path / "generators.pt", rng_state(rng))
+    expected = [draw() for _ in range(3)]
+    set_rng_state(torch.load(tmp_path / "generators.pt", weights_only=True), rng)
+    assert [draw() for _ in range(3)] == expected
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -121,3 +121,18 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert contents(tmp_path) == {"file": b"before"}
     write()
     assert contents(tmp_path) == {"file": bytes(1000)}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(tmp_path, monkeypatch):
+    done = []
+    replace = os.replace
+
+    def sync(number: int):
+        place = Path(os.readlink(f"/proc/self/fd/{number}"))
+        done.append((place.name, None if place.is_dir() else place.read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or replace(*names))
+    with atomic_file(tmp_path / "file") as file:
+        file.write(b"whole")
+    assert done == [("file.tmp", b"whole"), "renamed", (tmp_path.name, None)]

@@ -1,10 +1,12 @@
 """What a run runs on: which library multiplies matrices, and what stays fp32 in bf16."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from helpers import SCRIPTS, checkpoint, load_script, resume, train
+from helpers import SCRIPTS, checkpoint, input_error, load_script, resume, train
 
 from cleanrl_cc.common import announcements, machine
 
@@ -118,6 +120,12 @@ def test_a_card_that_emulates_bf16_gets_fp32(precision, supported, expected, car
     assert ("bf16" in capsys.readouterr().err) == (precision == "bf16" and not supported)
 
 
+def test_states_are_learned_from_in_fp32(card):
+    args = load_script("sac_drq").Args()
+    machine.start_torch(args, pixels=False)
+    assert args.precision == "fp32"
+
+
 @pytest.mark.parametrize("capability, told", [((7, 5), 0), ((8, 0), 1)])
 def test_tf32_is_told_where_a_card_has_it(capability, told, card, capsys):
     card["capability"] = capability
@@ -144,6 +152,23 @@ def test_a_replay_buffer_goes_where_it_fits_and_says_so(free, place, monkeypatch
     assert machine.place_buffer(100, 10_000, torch.device("cpu")).type == "cpu"
     announcements.tell()
     assert capsys.readouterr().err == ""
+
+
+def test_a_replay_buffer_that_fits_neither_the_card_nor_the_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**5, 10**6))
+    monkeypatch.setattr(machine, "free_memory", lambda: 10**5)
+    message = input_error(machine.place_buffer, 100, 10_000, torch.device("cuda"))
+    assert message.endswith("the largest that fits is --buffer-size 900.")
+    announcements.tell()
+
+
+@pytest.mark.parametrize("free, fits", [(1600, True), (1599, False)])
+def test_a_weight_counts_with_its_gradient_and_its_two_moments(free, fits, monkeypatch):
+    monkeypatch.setattr(machine, "free_memory", lambda: free)
+    machine.watch_networks()
+    make = partial(torch.nn.Linear, 10, 10, bias=False)  # 400 bytes
+    assert make() if fits else "Networks of these sizes" in input_error(make)
+    machine.unwatch_networks()
 
 
 def test_a_processor_that_is_slower_in_bf16_gets_fp32(monkeypatch):

@@ -93,7 +93,7 @@ def test_an_environment_that_reuses_its_observation_array_corrupts_nothing(obs, 
 
 
 IMAGES = {
-    (40, 50): (1, 4),
+    (36, 50): (1, 4),
     (40, 50, 1): (1, 4),
     (40, 50, 3): (1, 4),
     (3, 64, 64): (1, 4),
@@ -118,11 +118,43 @@ def test_an_image_is_recognised_wherever_its_channels_are(shape, grayscale):
     assert f"{shape} uint8" in env.describe() and ("own stack" in env.describe()) == (frames > 1)
 
 
+COLOURS = np.random.default_rng(1).integers(0, 256, (2, 3, 40, 40), np.uint8)  # two frames in RGB
+GRAYS = COLOURS.reshape(6, 40, 40)
+
+
+@pytest.mark.parametrize(
+    "picture, expected",
+    [
+        (COLOURS[0], COLOURS[0]),
+        (COLOURS[0].transpose(1, 2, 0), COLOURS[0]),
+        (COLOURS, GRAYS),
+        (COLOURS.transpose(0, 2, 3, 1), GRAYS),
+        (GRAYS, GRAYS.repeat(3, axis=0)),
+        (GRAYS.transpose(1, 2, 0), GRAYS.repeat(3, axis=0)),
+    ],
+    ids=lambda array: str(array.shape),
+)
+def test_every_pixel_and_colour_is_where_it_was(picture, expected):
+    recipe = {"image_size": 40, "frame_stack": 1, "grayscale": False}
+    env = make_stub(recipe, observation_space=image(*picture.shape), observations=(picture,))
+    assert np.array_equal(env.reset()[0], expected)
+
+
 def test_an_alpha_that_says_nothing_is_left_out():
     env = made(odd_envs.Opaque, image_size=40)
     env.reset(seed=1)
     obs, *_ = env.step(np.zeros(1, np.float32))
     assert obs[:, 0, 0].tolist() == [100, 100, 100, 101]
+
+
+def test_four_channels_that_are_all_white_are_a_stack():
+    env = make_stub(observation_space=image(40, 40, 4), observations=(255,))
+    assert "4 in the environment's own stack" in env.describe()
+
+
+def test_a_small_picture_has_fewer_channels_than_rows():
+    env = made(emits(image(4, 8, 8)), obs="pixels")
+    assert "4 in the environment's own stack" in env.describe()
 
 
 def test_a_stack_of_the_environment_s_own_is_taken_as_it_comes():
@@ -136,6 +168,7 @@ def test_a_stack_of_the_environment_s_own_is_taken_as_it_comes():
 STATES = {
     "board": (odd_envs.Board.observation_space, "auto", 42),
     "small": (image(8, 8), "auto", 64),
+    "narrow": (image(50, 35), "auto", 1750),
     "memory": (image(128), "auto", 128),
     "chosen": (image(40, 40, 3), "state", 4800),
     "dictionary": (Dict({"camera": image(40, 40), "speed": Box(-1, 1, (3,))}), "state", 1603),
@@ -162,6 +195,7 @@ def test_everything_else_is_a_vector(name):
         ),
         (Tuple([image(3, 64, 64), image(40, 40)]), ["0 (3, 64, 64) uint8", "--obs state"]),
         (image(64, 64, 3, high=1, dtype=np.float32), ["(64, 64, 3) float32", "12,288"]),
+        (image(64, 64, 3, dtype=np.float32), ["(64, 64, 3) float32", "12,288"]),
         (image(64, 64, high=1), ["(64, 64) uint8", "4,096"]),
     ],
 )

@@ -44,6 +44,7 @@ def test_lines_after_the_checkpoint_are_cut_without_a_word(text, expected, kept,
         (HEAD.encode() + b"1000,0.5\n2000,1.0,7\n", 2, 1),
         (HEAD.encode() + b"1000,0.5\ninf,1.0\n", 2, 1),
         (HEAD.encode() + b"1000,0.5\n,1.0\n", 2, 1),
+        (HEAD.encode() + b"1000,0.5\n-1,1.0\n", 2, 1),
         (b"\xff\xfe\x00" * 100, 2, 0),
         (b"time,value\n1000,2\n", 1, 0),
         (b"Dear diary,\n\ntoday I\n", 2, 0),
@@ -130,3 +131,6 @@ def test_what_cannot_be_read_is_told(read, path):
 def test_what_is_no_text_is_told(path):
     path.write_bytes(HEAD.encode() + b"1000,\xff\n")
     assert f"{path} cannot be read (UnicodeDecodeError" in input_error(read_csv, path)
+    path.write_bytes(b"\xff\xfe\n")
+    assert "holds other columns" in input_error(tables.start_csv, path, ["global_step"])
+    assert f"{path} cannot be read (UnicodeDecodeError" in input_error(tables.append_csv, path, {"time": 1})
