@@ -296,17 +296,30 @@ def test_wandb_keeps_its_run_across_a_resume_and_gets_the_film(tmp_path, monkeyp
 
 
 def test_wandb_is_given_our_steps_and_keeps_its_own(tmp_path, monkeypatch):
-    logged = []
+    calls = []
     tracker = SimpleNamespace(
         id="x",
-        define_metric=lambda *_, **__: None,
-        log=lambda *a, **k: logged.append((a, k)),
-        finish=lambda: None,
+        define_metric=lambda name, **axes: calls.append(("define", name, axes)),
+        log=lambda values, **more: calls.append(("log", values, more)),
+        finish=lambda: calls.append(("finish",)),
     )
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: tracker))
+
+    def init(id, resume, **_):
+        calls.append(("init", id, resume))
+        return tracker
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     train(SCRIPTS[0], tmp_path / "run", total_timesteps=1000, track=True)
+    begin, *axes = calls[:3]
+    assert begin == ("init", None, "allow")
+    assert axes == [("define", "global_step", {}), ("define", "*", {"step_metric": "global_step"})]
+    *logged, end = calls[3:]
+    assert end == ("finish",)
     # its step may not go back, ours may
-    assert logged and all(not more and "global_step" in values for (values,), more in logged)
+    assert logged and all("global_step" in values and not more for _, values, more in logged)
+    calls.clear()
+    resume(SCRIPTS[0], tmp_path / "run", total_timesteps=1010)
+    assert calls[0] == ("init", "x", "allow")
 
 
 def test_wandb_that_refuses_is_one_sentence(tmp_path, monkeypatch):
