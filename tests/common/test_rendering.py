@@ -284,12 +284,14 @@ def test_egl_is_tried_before_osmesa_and_software_is_told(monkeypatch, capsys):
     tried = []
 
     def probe(command, env, **_):
+        assert env["PYOPENGL_PLATFORM"] == env["MUJOCO_GL"] and env["LP_NUM_THREADS"] == "0"
         tried.append(env["MUJOCO_GL"])
         return SimpleNamespace(returncode=len(tried) < 2, stdout="llvmpipe (LLVM 15)\n")
 
     monkeypatch.setattr("cleanrl_cc.common.rendering.subprocess", SimpleNamespace(run=probe))
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.setenv("CLEANRL_CC_GL", "")
+    monkeypatch.delenv("LP_NUM_THREADS", raising=False)
     assert choose_gl_backend() == "osmesa" and tried == ["egl", "osmesa"]
     announcements.tell()
     assert "software rendering" in capsys.readouterr().err
