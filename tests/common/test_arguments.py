@@ -6,9 +6,10 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
-from helpers import SCRIPTS, checkpoint, input_error, load_script, parse, train
+from helpers import SCRIPTS, checkpoint, flags, input_error, load_script, parse, resume, train
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, describe_fields, parse_args
+from cleanrl_cc.common.checkpoints import save_checkpoint
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -172,3 +173,15 @@ def test_help_shows_the_defaults_of_the_environment(script, capsys, monkeypatch)
     for name, value in load_script(script).PRESETS["CarRacing-v3"].items():
         flag, shown = name.replace("_", "-"), " ".join(value) if isinstance(value, tuple) else str(value)
         assert re.search(rf"--{flag} ((?!--).)*default: {re.escape(shown)}\)", text), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, value", [("env_id", "mine:Mine-v0"), ("wrappers", ("mine:W",)), ("training_wrappers", ("mine:W",))]
+)
+def test_a_module_that_a_checkpoint_names_is_imported_only_where_it_is_typed(name, value, tmp_path):
+    train("td3", tmp_path / "run", total_timesteps=20)
+    state = checkpoint(tmp_path / "run")
+    save_checkpoint(tmp_path / "run" / "last.pt", state | {"args": state["args"] | {name: value}})
+    message = input_error(resume, "td3", tmp_path / "run")
+    assert "'mine', which could run any code" in message and f"add {flags({name: value})[0]} mine:" in message
