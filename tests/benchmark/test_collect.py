@@ -73,8 +73,12 @@ def test_scores_stay_with_the_run_that_they_are_of(tmp_path):
     (run / "args.json").write_text(
         json.dumps({"algorithm": "td3", "args": {"env_id": "My-v0", "seed": 1, "run_name": None}})
     )
-    for evaluations, kept in [("1000,7\n", False), ("1000,7\n2000,8\n", True), ("1000,6\n2000,8\n", False)]:
-        (run / "evaluations.csv").write_text("global_step,return_mean\n" + evaluations)
+    for evaluations, kept in [
+        ("1000,7,0,3\n", False),
+        ("1000,7,0,3\n2000,8,0,6\n", True),
+        ("1000,6,0,3\n2000,8,0,6\n", False),
+    ]:
+        (run / "evaluations.csv").write_text("global_step,return_mean,return_std,seconds\n" + evaluations)
         target = collect.collect(run, options)
         assert (target / "episodes-1000.json").exists() == kept, (
             "a run that went on keeps its scores, another's are none of its"
@@ -100,7 +104,8 @@ def test_nothing_of_another_run_stays_beside_a_collected_one(tmp_path):
     for name in ("long", "short"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "args.json").write_text(json.dumps(description))
-        (tmp_path / name / "evaluations.csv").write_text("global_step,return_mean\n10,7\n")
+        evaluations = "global_step,return_mean,return_std,seconds\n10,7,0,3\n"
+        (tmp_path / name / "evaluations.csv").write_text(evaluations)
     (tmp_path / "long" / "progress.csv").write_text("global_step\n1000\n")
     options = collect.Options((), results=tmp_path / "results")
     assert (collect.collect(tmp_path / "long", options) / "progress.csv").exists()

@@ -18,7 +18,7 @@ def test_policies_of_the_corridors_are_judged_where_walls_stand_and_where_they_m
     train("sac_drq", tmp_path / "runs" / "elsewhere", total_timesteps=60)
     options = robustness.Options((tmp_path / "runs",), episodes=2, csv=tmp_path / "robustness.csv")
     other = {"algorithm": "td3", "seed": 2, "trained_env_id": moving, "env_id": static}
-    write_csv(options.csv, [dict.fromkeys(robustness.COLUMNS) | other])
+    write_csv(options.csv, [dict.fromkeys(robustness.COLUMNS, 0) | other])
     robustness.main(options)
     robustness.main(options)  # in place of the rows from before
     rows = read_csv(options.csv)
