@@ -293,7 +293,7 @@ def robustness(rows: list[dict]) -> list[str]:
     """The fourth phase: of each walker a matrix of where policies were trained and where they were judged."""
     lines = []
     for walker in sorted({row["env_id"].split("-")[1] for row in rows}):
-        lines.append(f"| {walker}: trained in | algorithm | seeds | judged in Static | judged in Moving |")
+        lines.append(f"| {walker}: trained in | algorithm | seeds | return in Static | return in Moving |")
         lines.append("|---" * 5 + "|")
         cells = defaultdict(lambda: defaultdict(list))
         for row in rows:

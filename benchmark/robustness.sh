@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Robustness: PPO, SAC, DQN and Rainbow in corridors whose walls stand or move, each then judged in both. The Ball and the Ant, from state.
+# Robustness: PPO, SAC, DQN and Rainbow in corridors whose walls stand or move, each then evaluated in both. The Ball and the Ant, from state.
 #
 #   EPISODES=100      of each policy in each corridor; the scores go to benchmark/results/robustness.csv
 set -euo pipefail

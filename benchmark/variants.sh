@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What the presets were chosen against: two axes where five actions drive better; CarRacing without the rules of the road; a constant
-# learning rate, smaller images, fewer updates, and SAC that looks further ahead or has laxer rules;
-# SAC's Hopper with targets that move half as fast, and with these returns of three steps or more entropy;
-# TD3 with the learning rate of the authors' later code, and with targets that move twice as fast; another PPO, with a learning rate that
-# is constant where the preset's falls and falls where it is constant, and with fewer steps.
+# What the presets were chosen against: two axes where five actions drive better; CarRacing without the rules of the road; DQN with fewer
+# random actions; a constant learning rate, smaller images, fewer updates, and SAC that looks further ahead or has laxer rules; SAC's
+# Hopper with targets that move half as fast, and with these returns of three steps or more entropy; TD3 with the learning rate of the
+# authors' later code, and with targets that move twice as fast; another PPO, with a learning rate that is constant where the preset's
+# falls and falls where it is constant, and with fewer steps.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -29,6 +29,7 @@ commands() {
   for seed in $SEEDS; do
     run dqn_atari_style-axes dqn_atari_style CarRacing-v3 "$seed" "${dqn[@]}" --action-set auto
     run dqn_atari_style-patience dqn_atari_style CarRacing-v3 "$seed" "${dqn[@]}"
+    run dqn_atari_style-less-exploration dqn_atari_style CarRacing-v3 "$seed" --epsilon-end 0.01
     run rainbow-axes rainbow CarRacing-v3 "$seed" "${rainbow[@]}" --action-set auto
     run rainbow-patience rainbow CarRacing-v3 "$seed" "${rainbow[@]}"
     run td3-patience td3 CarRacing-v3 "$seed" "${td3[@]}"

@@ -37,7 +37,13 @@ def test_the_report_rebuilt_is_the_one_committed(tmp_path):
 def write_result(folder: Path, seed: int, returns: list[float], total_timesteps: int):
     """Of a run that was evaluated every 1,000 steps, each of which took 0.36 seconds."""
     folder.mkdir(parents=True)
-    args = {"env_id": "My-v0", "obs": "auto", "seed": seed, "total_timesteps": total_timesteps}
+    args = {
+        "env_id": "My-v0",
+        "obs": "auto",
+        "seed": seed,
+        "total_timesteps": total_timesteps,
+        "action_repeat": 1,
+    }
     args |= {"precision": "fp32", "random_shift": False, "runs_dir": "/r"}
     machine = {"processor": "P", "cores": 2, "threads": 1, "gpu": None}
     description = {
@@ -66,7 +72,7 @@ def test_the_report_means_over_seeds(tmp_path):
         folder = tmp_path / "results" / "ablation-x" / "My-v0" / f"seed-{seed}"
         write_result(folder, seed, returns, total_timesteps=3000)
         (folder / "episodes-3000.json").write_text(
-            json.dumps({"global_step": 3000, "return_mean": 7, "episodes": [0] * 20})
+            json.dumps({"global_step": 3000, "return_mean": 7, "return_std": 0, "episodes": [0] * 20})
         )
     page = written_report(tmp_path)
     assert (
