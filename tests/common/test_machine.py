@@ -98,6 +98,7 @@ def test_the_last_layer_is_fp32_in_bf16(script):
 @pytest.fixture
 def card(monkeypatch):
     """A GPU that is not there, as far as the start of a run looks at it."""
+    announcements.forget()  # what another test kept
     facts = {"bf16": True, "capability": (8, 0), "asked": []}
     monkeypatch.setattr(machine, "find_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: facts["capability"])
