@@ -16,9 +16,9 @@ from cleanrl_cc.common.tables import read_csv
 
 pytestmark = pytest.mark.slow
 
-LONG = 4000  # steps of a run that is stopped at its first checkpoint, at step 500
+LONG = 2000  # steps of a run that is stopped at its first checkpoint, at step 250
 SETTINGS = {key: value for key, value in TINY.items() if key != "num_threads" and "sac_drq" in having(key)}
-SETTINGS |= {"checkpoint_frequency": 500, "updates_per_step": 0.02}
+SETTINGS |= {"checkpoint_frequency": 250, "updates_per_step": 0.02}
 SCRIPTS = sorted(
     path.name for path in ROOT.glob("benchmark/*.sh") if path.name not in ("common.sh", "gpu.sh")
 )
