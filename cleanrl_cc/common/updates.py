@@ -194,14 +194,14 @@ def compile_policy(policy: Callable, args, device: torch.device) -> Callable:
 
 
 def _graph(function: Callable, what: str, args, device: torch.device, rows_vary: bool = False) -> Callable:
-    # only here, since it takes a second and a half
-    from torch._dynamo.exc import TorchDynamoException
-    from torch._dynamo.utils import counters
-    from torch.utils._pytree import tree_map_only
-
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         give_up(args, f"torch {torch.__version__} cannot trace gradients")
         return function
+    # only here, since it takes a second and a half
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+    from torch._dynamo.utils import counters
+    from torch.utils._pytree import tree_map_only
+
     torch._dynamo.config.trace_autograd_ops = True
     options: dict[str, Any] = {"fallback_random": True}  # the random numbers of eager code
     if device.type == "cuda":
@@ -227,6 +227,9 @@ def _graph(function: Callable, what: str, args, device: torch.device, rows_vary:
         except TorchDynamoException as error:
             (reason, *_) = str(error).strip().splitlines() or [""]
             give_up(args, f"{type(error).__name__}: {reason}")
+            return function(*inputs, **constants)
+        except FailOnRecompileLimitHit:
+            give_up(args, "too many graphs: a number that changes from call to call has to be a tensor")
             return function(*inputs, **constants)
         if counters["stats"]["unique_graphs"] > num_graphs:
             seconds = time.perf_counter() - begun

@@ -16,6 +16,7 @@ from cleanrl_cc.common.updates import (
     Adam,
     clip,
     compile_policy,
+    compile_update,
     packed,
     to_device_at_once,
     unpacked,
@@ -277,3 +278,22 @@ def test_a_compiler_that_fails_leaves_eager_code_and_one_sentence(counted, tmp_p
     train("td3", tmp_path / "eager", total_timesteps=80)
     assert_same_training(tmp_path / "run", tmp_path / "eager")
     assert not checkpoint(tmp_path / "run")["args"]["compile"]
+
+
+@pytest.mark.usefixtures("scalar_code")
+def test_an_update_that_needs_ever_more_graphs_goes_on_in_eager_code(counted, capsys):
+    class Counting(nn.Module):
+        num_updates = 0
+
+        def update(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.num_updates
+
+    agent = Counting()
+    args = SimpleNamespace(compile=True)
+    update = compile_update(agent.update, args, torch.device("cpu"))
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for number in range(3):
+            agent.num_updates = number
+            assert update(torch.zeros(1)).item() == number
+    assert not args.compile
+    assert "--compile failed, and nothing is compiled (too many graphs: " in capsys.readouterr().err
