@@ -43,7 +43,7 @@ from cleanrl_cc.common.checkpoints import (
 )
 from cleanrl_cc.common.envs import RECIPE, make_env
 from cleanrl_cc.common.episodes import Episodes
-from cleanrl_cc.common.errors import InputError, require
+from cleanrl_cc.common.errors import InputError, gist, require
 from cleanrl_cc.common.evaluation import (
     Film,
     analyze_value,
@@ -148,8 +148,7 @@ class Policy:
             self.agent = module.Agent(args, self.observation_space, self.action_space, torch_device)
             self.agent.load_state_dict(checkpoint["agent"])
         except (TypeError, RuntimeError, AttributeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            message = f"The checkpoint does not fit this version of {algorithm}.py: {reason}."
+            message = f"The checkpoint does not fit this version of {algorithm}.py: {gist(error)}."
             raise InputError(message) from error
         self.gamma = args.gamma
 

@@ -1,5 +1,6 @@
 """The one error that a user sees. Imports nothing of ours."""
 
+import textwrap
 import traceback
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def describe(error: BaseException) -> str:
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     file, line = origin(error)
     return f"{said} ({file.name}, line {line})" if file and not isinstance(error, SyntaxError) else said
+
+
+def gist(error: BaseException) -> str:
+    """What an error says first, in one line; where that announces a list, as torch's of weights that do not
+    fit, with the beginning of the list."""
+    first, *others = str(error).strip().splitlines() or [""]
+    if first.endswith(":") and others:
+        first = f"{first} {textwrap.shorten(others[0], 160, placeholder=' and others')}"
+    return first.rstrip(".")
 
 
 def origin(error: BaseException) -> tuple[Path | None, int]:

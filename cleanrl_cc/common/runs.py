@@ -30,7 +30,7 @@ from cleanrl_cc.common.checkpoints import (
 )
 from cleanrl_cc.common.distributed import disconnect, exchange, gather, rank, require_connected, size
 from cleanrl_cc.common.envs import make_env, recipe, restore_envs, snapshot_envs
-from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.errors import InputError, gist
 from cleanrl_cc.common.evaluation import EVALUATION_SEED, Film, play_episodes, side_by_side, summarize
 from cleanrl_cc.common.files import FolderLock
 from cleanrl_cc.common.folders import new_folder, write_description
@@ -153,8 +153,7 @@ class Run(Interruptible):
             set_rng_state(own["random"], self.rng)
             self.evaluated_step, self.evaluation = checkpoint.evaluated
         except Exception as error:  # whatever an edited or incomplete checkpoint brings about
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise InputError(f"{path} cannot be resumed ({type(error).__name__}: {reason}).") from error
+            raise InputError(f"{path} cannot be resumed ({type(error).__name__}: {gist(error)}).") from error
         self.best_return = checkpoint.best_return
         self.earlier_seconds = checkpoint.seconds
         self.episodes = checkpoint.episodes
