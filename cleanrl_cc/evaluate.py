@@ -147,6 +147,7 @@ class Policy:
                 start_torch(args, pixels)
             self.agent = module.Agent(args, self.observation_space, self.action_space, torch_device)
             self.agent.load_state_dict(checkpoint["agent"])
+            self.agent.eval()  # a layer of a copied script, as dropout, may differ while it learns
         except (TypeError, RuntimeError, AttributeError) as error:
             message = f"The checkpoint does not fit this version of {algorithm}.py: {gist(error)}."
             raise InputError(message) from error

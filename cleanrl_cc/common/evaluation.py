@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
+from torch import nn
 
 from cleanrl_cc.common import announcements
 from cleanrl_cc.common.episodes import EPISODE
@@ -65,7 +66,11 @@ def play_episodes(
     films = films or {}
     results = {}
     waiting = iter(seeds)
+    modules = agent.modules() if isinstance(agent, nn.Module) else ()
+    learning = [module for module in modules if module.training]
     try:
+        for module in learning:  # a copied script may have dropout, or normalise by batches
+            module.training = False
         playing: list[Any] = [_Episode(env, seed) for env, seed in zip(envs, waiting, strict=False)]
         while playing:
             if is_stopped():
@@ -93,6 +98,8 @@ def play_episodes(
                 playing[index] = None if seed is None else _Episode(episode.env, seed)
             playing = [episode for episode in playing if episode is not None]
     finally:
+        for module in learning:
+            module.training = True
         for film in films.values():
             film.discard()  # of what is whole there is nothing to discard
     if cut := sum("cut" in episode for episode in results.values()):

@@ -10,6 +10,7 @@ import odd_envs
 import pytest
 from env_helpers import numbers
 from helpers import SCRIPTS, disk_with_room_for, input_error, train
+from torch import nn
 
 from cleanrl_cc.common import evaluation
 from cleanrl_cc.common.checkpoints import load_checkpoint
@@ -67,6 +68,29 @@ def test_networks_score_the_same_side_by_side(script, tmp_path):
     together = play_episodes(envs, agent, range(6))
     for seed, episode in enumerate(together):
         assert episode == pytest.approx(play_episode(envs[0], agent, seed), rel=1e-4)
+
+
+class Dropping(nn.Module):
+    """An agent of a copied script: a layer of it forgets while it learns; another never learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+        self.target = nn.Dropout(0.5).eval()
+        self.modes = set()
+
+    def act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        self.modes.add((self.training, self.dropout.training, self.target.training))
+        return np.zeros((len(obs), 1), np.float32)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_layers_that_differ_while_they_learn_do_not_in_an_evaluation(is_stopped):
+    agent = Dropping()
+    asked = iter([False, is_stopped])
+    play_episodes([make_env("Pendulum-v1")], agent, [1], is_stopped=lambda: next(asked, False))
+    assert agent.modes == {(False, False, False)}
+    assert (agent.training, agent.dropout.training, agent.target.training) == (True, True, False)
 
 
 def test_a_run_keeps_its_evaluation_environments_and_closes_them(tmp_path, monkeypatch):
