@@ -228,6 +228,8 @@ class Agent(nn.Module):
         self.critic = TwinCritic(*sizes)
         self.actor_target = deepcopy(self.actor).requires_grad_(False)
         self.critic_target = deepcopy(self.critic).requires_grad_(False)
+        # not persistent, since `train` computes it at every step
+        self.register_buffer("exploration_noise", torch.tensor(args.exploration_noise), persistent=False)
         self.to(device)
         self.target_tensors: list[Tensor] = [
             *self.actor_target.parameters(),
@@ -239,7 +241,6 @@ class Agent(nn.Module):
         self.actor_optimizer = Adam(self.actor.parameters(), args.learning_rate)
         self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
-        self.exploration_noise = torch.tensor(args.exploration_noise, device=device)
         self.num_updates = 0
         if args.compile:
             self.update_networks = compile_update(self.update_networks, args, device)

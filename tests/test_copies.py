@@ -25,7 +25,7 @@ from helpers import (
 )
 
 from cleanrl_cc.common.scripts import load_script
-from cleanrl_cc.evaluate import Options, evaluate
+from cleanrl_cc.evaluate import Options, evaluate, load_policy
 
 ENVS = {
     "CarRacing-v3": {"total_timesteps": 100, "action_repeat": 20},
@@ -130,7 +130,24 @@ def test_a_copy_with_a_new_field_and_a_new_layer_trains_resumes_and_is_evaluated
     assert not torch.equal(state["agent"][weight], before)
     options = {"checkpoint": str(tmp_path / "run"), "episodes": 1, "device": "cpu"}
     assert evaluate(Options(**options, script=tmp_path / f"my_{script}.py"))["algorithm"] == f"my_{script}"
+    policy = load_policy(tmp_path / "run", script=tmp_path / f"my_{script}.py")
+    assert not policy.agent.training  # dropout would be random
     assert f"my_{script}.py" in input_error(parse, script, again)  # another script's run
+
+
+@pytest.mark.parametrize("own", ["self.own = 1.0", 'self.register_buffer("own", torch.tensor(1.0))'])
+def test_a_copy_is_told_what_it_would_forget(own, tmp_path, capsys, imports_undone):
+    made = "self.num_updates = 0"
+    learned = "        buffer.num_added = 0\n"
+    text = (ROOT / "cleanrl_cc" / "ppo_continuous.py").read_text()
+    assert text.count(made) == 1
+    text = text.replace(made, f"{made}\n        {own}")
+    text = text.replace(learned, f"{learned}        self.own *= 1.5\n", 1)
+    (tmp_path / "my_ppo.py").write_text(text)
+    module = load_script(tmp_path / "my_ppo.py")
+    words = command_line("ppo_continuous", tmp_path / "run", total_timesteps=90)
+    module.train(module.parse_args(module.Args, module.PRESETS, words))
+    assert ("Agent.own has changed" in capsys.readouterr().err) == (own == "self.own = 1.0")
 
 
 # --- in a notebook ---

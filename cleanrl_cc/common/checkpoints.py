@@ -241,6 +241,8 @@ def remove_replays(folder: Path, kept: str = ""):
 def not_finite(arrays: Mapping[str, np.ndarray | torch.Tensor]) -> str | None:
     """The name of one that holds NaN or infinity, None if none does."""
     for name, array in arrays.items():
+        if not isinstance(array, np.ndarray | torch.Tensor):  # what `get_extra_state` of a module returns
+            continue
         values = torch.as_tensor(array)
         # `aminmax`, unlike `isfinite`, needs no second array; it hands on NaN
         if values.is_floating_point() and values.numel():

@@ -61,7 +61,8 @@ def connect(agent: Network) -> Network:
         # all wait while rank 0 evaluates; torchrun sees to failures
         dist.init_process_group(backend, timeout=timedelta(days=1))
         for tensor in agent.state_dict().values():
-            dist.broadcast(tensor, 0)
+            if isinstance(tensor, Tensor):  # and not what `get_extra_state` of a module returns
+                dist.broadcast(tensor, 0)
     return agent
 
 

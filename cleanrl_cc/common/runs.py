@@ -19,7 +19,6 @@ from cleanrl_cc.common.checkpoints import (
     Agent,
     Buffer,
     Checkpoint,
-    checked_arrays,
     load_replay,
     not_finite,
     remove_replays,
@@ -38,6 +37,7 @@ from cleanrl_cc.common.interruption import Interruptible
 from cleanrl_cc.common.machine import unwatch_networks
 from cleanrl_cc.common.rendering import as_frame
 from cleanrl_cc.common.scripts import script_name
+from cleanrl_cc.common.unsaved import Unsaved
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 
@@ -77,7 +77,7 @@ class Run(Interruptible):
         self.envs = envs
         self.rng = rng
         self.buffer = buffer
-        checked_arrays(buffer)
+        self.unsaved = Unsaved(agent, buffer)
         self.algorithm = script_name(type(args))
         require_connected(self.algorithm)
         self.recipe = recipe(args)
@@ -257,7 +257,8 @@ class Run(Interruptible):
             self._save(global_step, metrics)
 
     def _save(self, global_step: int, metrics: dict):
-        arrays = {self.replay_prefix + name: values for name, values in checked_arrays(self.buffer).items()}
+        self.unsaved.check(self.warn)
+        arrays = {self.replay_prefix + name: values for name, values in self.buffer.arrays().items()}
         own = {"envs": snapshot_envs(self.envs), "random": rng_state(self.rng), "replay": arrays}
         processes = gather(own)
         if processes:  # this one writes
