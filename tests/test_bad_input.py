@@ -247,6 +247,10 @@ def other_shape(folder: Path):
     rewrite(folder, agent={name: tensor[..., None] for name, tensor in checkpoint(folder)["agent"].items()})
 
 
+def one_optimizer_more(folder: Path):
+    rewrite(folder, optimizers=checkpoint(folder)["optimizers"] | {"another": {}})
+
+
 def with_changed(offered: dict[str, dict]):
     """Changes the arguments of the first key that the script has."""
 
@@ -278,6 +282,8 @@ DAMAGES = {
     "args are no dictionary": (lambda folder: rewrite(folder, args=[1]), "does not fit"),
     "weights of another shape": (other_shape, "size mismatch for "),
     "no weights": (lambda folder: rewrite(folder, agent={}), "Missing key(s) in state_dict: "),
+    "an optimizer more": (one_optimizer_more, ", another, and the script has "),
+    "no optimizers": (lambda folder: rewrite(folder, optimizers={}), "it holds the optimizers none, and"),
     "no args": (without("args"), "args"),
     "no metrics": (without("metrics"), "metrics"),
     "no random generators": (without("random"), "random"),

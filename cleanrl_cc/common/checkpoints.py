@@ -167,6 +167,15 @@ def refuse_wrappers(wrappers: Sequence[str], source, remedy: str):
         )
 
 
+def load_optimizers(agent: Agent, states: Mapping[str, dict]):
+    """Gives the optimizers of `agent` their states by name. Raises ValueError for other names."""
+    if states.keys() != agent.optimizers.keys():
+        ours = ", ".join(agent.optimizers)
+        raise ValueError(f"it holds the optimizers {', '.join(states) or 'none'}, and the script has {ours}")
+    for name, optimizer in agent.optimizers.items():
+        optimizer.load_state_dict(states[name])
+
+
 def checked_arrays(buffer: Buffer) -> Mapping[str, np.ndarray | torch.Tensor]:
     """`buffer.arrays()`, of which a copied script may have more. Raises InputError for one that cannot be
     saved, or not be read back."""

@@ -19,6 +19,7 @@ from cleanrl_cc.common.checkpoints import (
     Agent,
     Buffer,
     Checkpoint,
+    load_optimizers,
     load_replay,
     not_finite,
     remove_replays,
@@ -139,8 +140,7 @@ class Run(Interruptible):
         try:
             self.agent.load_state_dict(checkpoint.agent)
             self.agent.num_updates = int(checkpoint.num_updates)
-            for name, optimizer in self.agent.optimizers.items():
-                optimizer.load_state_dict(checkpoint.optimizers[name])
+            load_optimizers(self.agent, checkpoint.optimizers)
             if Path(checkpoint.replay).name != checkpoint.replay:
                 raise ValueError(f"the replay file {checkpoint.replay} does not lie beside it")
             replay = self.folder / checkpoint.replay
