@@ -1,5 +1,5 @@
-"""What a copied script remembers from step to step and no checkpoint would hold: a resumed run would begin
-with what it was at first, and go on otherwise without a word."""
+"""Warns of what a copied script remembers from step to step and no checkpoint holds: a resumed run would
+begin with its first value, and silently go on differently."""
 
 import random
 import zlib
@@ -48,8 +48,8 @@ class Unsaved:
         for name, now in self._marks().items():
             if now != self.first.get(name):
                 warn(
-                    f"{name} has changed and is in no checkpoint: a resumed run would begin with what it was "
-                    "at first. Unless each step computes it anew, make it a tensor of the agent by "
+                    f"{name} has changed and is in no checkpoint: a resumed run would begin with its first "
+                    "value. Unless each step computes it anew, make it a tensor of the agent by "
                     "self.register_buffer, or an array of the buffer that arrays() returns."
                 )
 
