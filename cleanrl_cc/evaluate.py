@@ -52,7 +52,7 @@ from cleanrl_cc.common.evaluation import (
     side_by_side,
     summarize,
 )
-from cleanrl_cc.common.machine import start_torch
+from cleanrl_cc.common.machine import find_device, start_torch
 from cleanrl_cc.common.ranges import Seed, Size
 from cleanrl_cc.common.scripts import find_script, load_script
 
@@ -137,14 +137,14 @@ class Policy:
         pixels = self.observation_space.dtype == np.uint8
         try:
             args = module.Args(**checkpoint["args"])
-            trained_on = args.device
-            args.device = device
+            trained_on = args.device.split(":")[0]
+            args.device = str(find_device(device))
             args.compile = False
-            args.precision = precision or args.precision
-            torch_device = start_torch(args, pixels)
-            if precision is None and trained_on.split(":")[0] != torch_device.type:
+            if precision is not None:
+                args.precision = precision
+            elif args.device.split(":")[0] != trained_on:
                 args.precision = "auto"  # what is fast there may be slow here
-                start_torch(args, pixels)
+            torch_device = start_torch(args, pixels)
             self.agent = module.Agent(args, self.observation_space, self.action_space, torch_device)
             self.agent.load_state_dict(checkpoint["agent"])
             self.agent.eval()  # a layer of a copied script, as dropout, may differ while it learns

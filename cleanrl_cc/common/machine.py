@@ -32,7 +32,7 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
             resumed run keeps it. Where torch.compile finds no compiler, `compile` becomes False.
         pixels: whether the networks read images.
         batch_sizes: what acting and learning put through layers of `args.hidden_dim`:
-            products by which "auto" chooses the library.
+            products by which "auto" chooses the library. None where a policy is only evaluated.
     """
     random.seed(args.seed)
     np.random.seed(args.seed)
@@ -46,7 +46,8 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
     else:
         bf16_is_native = torch.cpu._is_avx512_bf16_supported()
     if args.precision == "auto":
-        args.precision = "bf16" if bf16_is_native and pixels and bf16_is_faster(device) else "fp32"
+        may_be_faster = bf16_is_native or device.type == "cuda"  # a card that has none says so below
+        args.precision = "bf16" if may_be_faster and pixels and bf16_is_faster(device) else "fp32"
     if args.precision == "bf16" and not bf16_is_native:
         if device.type == "cuda":  # before Ampere: V100, T4
             announcements.keep("Warning: this GPU has no bf16 instructions: it computes in fp32.")
@@ -64,8 +65,8 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
         if torch.cuda.get_device_capability(device) >= (8, 0):
             announcements.keep("fp32 products are computed in TF32, with 10 bits of mantissa instead of 23.")
     else:
-        # what is faster for 4,096 rows is faster for more, which might not fit
-        products = [(min(rows, 4096), args.hidden_dim, args.hidden_dim) for rows in batch_sizes]
+        # what is faster for 4,096 rows is faster for more, which might not fit; a policy alone acts on one
+        products = [(min(rows, 4096), args.hidden_dim, args.hidden_dim) for rows in batch_sizes or (1,)]
         args.matmul = choose_matmul(args.matmul, products)
     torch.backends.cudnn.deterministic = True
     keep_pages()

@@ -6,9 +6,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from helpers import SCRIPTS, checkpoint, input_error, load_script, resume, train
+from helpers import SCRIPTS, assert_same_training, checkpoint, input_error, load_script, resume, train
 
 from cleanrl_cc.common import announcements, machine
+from cleanrl_cc.evaluate import Policy
 
 OBS_SPACE = gym.spaces.Box(-np.inf, np.inf, (11,), np.float32)
 ACTION_SPACE = gym.spaces.Box(-1, 1, (3,), np.float32)
@@ -65,7 +66,7 @@ def test_the_probe_draws_from_no_generator():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_run_keeps_its_library(script, monkeypatch, tmp_path):
+def test_a_run_keeps_its_library_and_goes_on_bit_for_bit(script, monkeypatch, tmp_path):
     pretend(monkeypatch, exact=True, onednn=0.1)
     train(script, tmp_path / "run", total_timesteps=60, matmul="auto")
     assert checkpoint(tmp_path / "run")["args"]["matmul"] == "onednn"
@@ -73,6 +74,8 @@ def test_a_run_keeps_its_library(script, monkeypatch, tmp_path):
     resume(script, tmp_path / "run", total_timesteps=80, matmul="auto")
     assert checkpoint(tmp_path / "run")["args"]["matmul"] == "onednn"
     assert torch.get_float32_matmul_precision() == "medium"
+    train(script, tmp_path / "direct", total_timesteps=80, matmul="onednn")
+    assert_same_training(tmp_path / "run", tmp_path / "direct")
 
 
 def test_a_checkpoint_from_before_the_choice_goes_on_with_mkl(monkeypatch, tmp_path):
@@ -83,6 +86,19 @@ def test_a_checkpoint_from_before_the_choice_goes_on_with_mkl(monkeypatch, tmp_p
     pretend(monkeypatch, exact=True, onednn=0.1)
     resume("td3", tmp_path / "run", total_timesteps=80)
     assert checkpoint(tmp_path / "run")["args"]["matmul"] == "mkl"
+
+
+def test_a_policy_that_a_gpu_has_trained_computes_by_what_is_found_here(monkeypatch, tmp_path, capsys):
+    train("sac_drq", tmp_path / "run", total_timesteps=60)
+    state = checkpoint(tmp_path / "run")
+    state["args"] |= {"device": "cuda:1", "precision": "bf16", "matmul": "auto"}
+    pretend(monkeypatch, exact=True, onednn=0.1)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    capsys.readouterr()
+    args = Policy(state, "cpu").agent.args
+    assert (args.device, args.precision, args.matmul) == ("cpu", "fp32", "onednn")
+    announcements.tell()
+    assert "Warning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", ["sac_drq", "td3", "ddpg", "ppo_continuous"])
@@ -118,13 +134,17 @@ def test_a_card_that_emulates_bf16_gets_fp32(precision, supported, expected, car
     machine.start_torch(args, pixels=True)
     assert (args.precision, card["asked"]) == (expected, [False])
     announcements.tell()
-    assert ("bf16" in capsys.readouterr().err) == (precision == "bf16" and not supported)
+    assert ("has no bf16" in capsys.readouterr().err) == (not supported)
 
 
-def test_states_are_learned_from_in_fp32(card):
+@pytest.mark.parametrize("supported", [True, False])
+def test_states_are_learned_from_in_fp32_and_nothing_is_said(supported, card, capsys):
+    card["bf16"] = supported
     args = load_script("sac_drq").Args()
     machine.start_torch(args, pixels=False)
     assert args.precision == "fp32"
+    announcements.tell()
+    assert "bf16" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("capability, told", [((7, 5), 0), ((8, 0), 1)])
