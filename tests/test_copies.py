@@ -42,6 +42,7 @@ def project(tmp_path_factory):
     page = (ROOT / "docs" / "copy_a_file.md").read_text()
     commands = re.search(r"```bash\n(.*?)```", page, re.S)[1]
     assert len(commands.splitlines()) == 3 and commands.count("sed") == 1
+    assert commands in (ROOT / "README.md").read_text()
     subprocess.run(["bash", "-e", "-c", commands], cwd=folder, check=True)
     shutil.rmtree(folder / "cleanrl_cc")
     (folder / "cleanrl_cc.py").write_text("raise ImportError('this package is not installed')\n")

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
-from helpers import ROOT, SCRIPTS, assert_same, input_error, train
+from helpers import PIXELS, ROOT, SCRIPTS, assert_same, input_error, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanrl_cc.common.checkpoints import load_checkpoint, rng_state
 from cleanrl_cc.common.envs import make_env
@@ -40,6 +41,22 @@ def test_the_score_of_the_best_policy_is_given_back_exactly(script, tmp_path):
     result = evaluate(Options(str(tmp_path / "run"), episodes=2, seed=EVALUATION_SEED, device="cpu"))
     for name in ("global_step", "return_mean", "return_std", "return_min", "length_mean"):
         assert result[name] == float(best[name]), name
+
+
+@pytest.mark.usefixtures("short_laps")
+def test_what_car_racing_measures_is_in_every_record_of_an_evaluation(tmp_path, capsys):
+    train("sac_drq", tmp_path / "run", **PIXELS | {"total_timesteps": 60, "action_repeat": 20})
+    names = ["tiles_missed", "lap_finished", "grass_share", "spins"]
+    (row,) = read_csv(tmp_path / "run" / "evaluations.csv")
+    scalars = EventAccumulator(str(tmp_path / "run")).Reload()
+    for name in names:
+        (event,) = scalars.Scalars(f"eval/{name}_mean")
+        assert event.value == pytest.approx(float(row[f"{name}_mean"]))
+    main([str(tmp_path / "run"), "--episodes", "1", "--seed", str(EVALUATION_SEED), "--device", "cpu"])
+    printed = capsys.readouterr().out
+    for name in names:
+        assert re.search(rf"  {name} (\S+)", printed)[1] == f"{float(row[f'{name}_mean']):g}"
+        assert re.search(rf"{name}_mean  (\S+)", printed)[1] == f"{float(row[f'{name}_mean']):.4g}"
 
 
 def test_every_episode_is_filmed(run):

@@ -191,11 +191,9 @@ def test_scripts_share_run_fields(name):
 OFF_POLICY = ("sac_drq", "td3", "ddpg", "dqn_atari_style", "rainbow")
 
 
-SHARED = {
-    name: OFF_POLICY
-    for name in ("Encoder", "ReplayBuffer.size", "ReplayBuffer._stacks", "ReplayBuffer._gather")
-}
-SHARED |= {name: OFF_POLICY[:3] for name in ("Batch", "ReplayBuffer", "trunk", "Agent.random_shift")}
+SHARED = dict.fromkeys(("Encoder", "Agent.random_shift", "ReplayBuffer.size"), OFF_POLICY)
+SHARED |= dict.fromkeys(("ReplayBuffer._stacks", "ReplayBuffer._gather"), OFF_POLICY)
+SHARED |= dict.fromkeys(("Batch", "ReplayBuffer", "trunk"), OFF_POLICY[:3])
 SHARED |= {"ReplayBuffer.arrays": OFF_POLICY[:4]}
 
 

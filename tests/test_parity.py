@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.distributions import AffineTransform, Beta, Normal, TransformedDistribution
 
 from cleanrl_cc import ddpg, dqn_atari_style, ppo_continuous, rainbow, sac_drq, td3
+from cleanrl_cc.common import machine
 from cleanrl_cc.common.episodes import Episodes
 
 OBS_DIM, ACTION_DIM, BATCH_SIZE, GAMMA, TAU, LEARNING_RATE = 7, 3, 64, 0.97, 0.02, 1e-3
@@ -28,6 +29,13 @@ def full_precision():
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_float32_matmul_precision(before)
+
+
+def use(library: str):
+    """Has it compute fp32 matrix products, where it is as exact as fp32."""
+    if library == "onednn" and not machine.onednn_is_exact():
+        pytest.skip("oneDNN computes fp32 products in bf16 on this processor")
+    torch.set_float32_matmul_precision(machine.MATMUL[library])
 
 
 class Spaces(gym.Env):
@@ -118,8 +126,9 @@ def assert_equal_moves(agent, expected: dict, before: dict, still: tuple[str, ..
         )
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
-def test_sac_updates_equal_stable_baselines3(n_step, monkeypatch):
+@pytest.mark.parametrize("n_step, library", [(1, "mkl"), (3, "mkl"), (1, "onednn")])
+def test_sac_updates_equal_stable_baselines3(n_step, library, monkeypatch):
+    use(library)
     rates = {"gamma": GAMMA, "tau": TAU, "learning_rate": LEARNING_RATE}
     net = {"net_arch": [256, 256]}
     model = sb3.SAC(
@@ -728,7 +737,9 @@ def ppo_weights(model: sb3.PPO) -> dict:
     return layers | {"log_std": policy.log_std.detach().clone()}
 
 
-def test_a_ppo_update_equals_stable_baselines3(monkeypatch):
+@pytest.mark.parametrize("library", machine.MATMUL)
+def test_a_ppo_update_equals_stable_baselines3(library, monkeypatch):
+    use(library)
     num_steps, num_envs = 24, 4
     rates = {
         "gamma": GAMMA,
