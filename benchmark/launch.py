@@ -34,6 +34,7 @@ from tasks import ROOT, Task, flag, read_task, read_tasks, words_without
 
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.files import move_aside, writing
+from cleanrl_cc.common.ranges import Whole
 
 PRCTL = getattr(ctypes.CDLL(None), "prctl", lambda *_: None)  # loaded here: after a fork nothing may be
 STOPPED = {130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL}  # exit codes after a signal
@@ -52,9 +53,9 @@ class Options:
     """print the runs below --runs-dir with state, step, scores, memory and size, and start nothing"""
     runs_dir: str = "runs"
     """where the run folders go; with ray and slurm a folder that every machine sees, as the repository is"""
-    workers: int | None = None
+    workers: Whole | None = None
     """runs side by side on this machine; None: one per core"""
-    threads: int = 1
+    threads: Whole = 1
     """torch threads of each run: one thread each is the fastest way to run seeds"""
     engine: Literal["local", "ray", "slurm"] = "local"
     """local: this machine; ray: the cluster of RAY_ADDRESS; slurm: write an array script for sbatch"""

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tyro
 from helpers import ROOT, TINY, contents, flags, having, load_benchmark, run_python, start, survivors
 
 from cleanrl_cc.common.checkpoints import load_checkpoint
@@ -207,6 +208,11 @@ def test_a_command_may_have_its_own_folder_of_runs(flag, tmp_path):
 def test_bad_input_ends_in_one_sentence(words, reason, tmp_path):
     code, output = launch("", tmp_path / "missing", *words)
     assert (code, len(output.splitlines())) == (1, 1) and reason in output
+
+
+def test_counts_are_typed_as_one_writes_them():
+    options = tyro.cli(load_benchmark("launch").Options, args=["--workers", "1e1", "--threads", "1_000"])
+    assert (options.workers, options.threads) == (10, 1000)
 
 
 # --- signals ---
