@@ -108,7 +108,7 @@ PRESETS = {
     "CarRacing-v3": DRQ_V2
     | {"total_timesteps": 80_000, "action_repeat": 4, "training_wrappers": ("RoadRules",), "gamma": 0.97}
     | {"checkpoint_frequency": 10_000, "buffer_size": 80_000, "batch_size": 128, "learning_starts": 1_000}
-    | {"encoder_channels": 16, "reward_scale": 0.05, "learning_rate_schedule": "linear"}
+    | {"encoder_channels": 16, "reward_scale": 0.05, "learning_rate_schedule": "linear", "eval_episodes": 20}
     | {"exploration_noise": 0.5, "final_exploration_noise": 0.1, "exploration_steps": 50_000},
     # Images, action repeat and learning rate from DrQ-v2, table 2; the noise falls between its schedules for
     # easy and medium tasks

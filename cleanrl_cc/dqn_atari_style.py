@@ -104,7 +104,7 @@ PRESETS = {
     # Five actions learn faster than two axes of three bins
     "CarRacing-v3": {"total_timesteps": 100_000, "action_set": "five", "action_repeat": 4, "gamma": 0.97}
     | {"training_wrappers": ("RoadRules,speed_limit=60",), "checkpoint_frequency": 10_000}
-    | {"batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3}
+    | {"batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3, "eval_episodes": 20}
     | {"reward_scale": 0.05, "target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16},
     # Batch, n-step, target updates, epsilon_end, shift: github.com/tseyde/decqn, config_default.py;
     # images, action repeat: DrQ-v2, table 2

@@ -113,7 +113,7 @@ PRESETS = {
     "Acrobot-v1": ZOO | {"beta_steps": 100_000, "v_min": -100.0, "v_max": 0.0},
     "CarRacing-v3": {"total_timesteps": 100_000, "action_set": "five", "action_repeat": 4, "gamma": 0.97}
     | {"training_wrappers": ("RoadRules,speed_limit=60",), "checkpoint_frequency": 10_000}
-    | {"batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3}
+    | {"batch_size": 64, "learning_starts": 1_000, "updates_per_step": 0.5, "n_step": 3, "eval_episodes": 20}
     | {"beta_steps": 100_000, "v_min": -5.0, "v_max": 10.0}
     | {"reward_scale": 0.05, "target_update_frequency": 500, "epsilon_steps": 15_000, "encoder_channels": 16},
     "dm_control/*": {"total_timesteps": 500_000, "obs": "pixels", "action_repeat": 2, "frame_stack": 3}

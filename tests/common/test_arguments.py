@@ -155,6 +155,12 @@ def test_a_preset_changes_defaults_and_a_flag_beats_it(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+def test_the_best_policy_of_car_racing_is_chosen_by_20_episodes(script):
+    # with ten of a deviation of 185 the standard error is 58
+    assert parse(script, ["--env-id", "CarRacing-v3"]).eval_episodes >= 20
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_pattern_matches_a_family_of_environments(script):
     family = {key: changes for key, changes in load_script(script).PRESETS.items() if key == "dm_control/*"}
     for changes in family.values():
