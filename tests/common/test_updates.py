@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import torch
 from agents import NUM_ENVS, assert_explores_alike, explore, make_agent, make_obs
-from helpers import PIXELS, SCRIPTS, assert_same, assert_same_training, checkpoint, load_script, resume, train
+from helpers import (
+    PIXELS,
+    SCRIPTS,
+    assert_same,
+    assert_same_training,
+    checkpoint,
+    having,
+    load_script,
+    resume,
+    train,
+)
 from torch import nn
 
 from cleanrl_cc.common.updates import (
@@ -178,7 +188,7 @@ def larger_epsilon(script: str, monkeypatch):
 def test_one_graph_learns_what_eager_code_does(script, problem, counted, tmp_path, monkeypatch, capsys):
     larger_epsilon(script, monkeypatch)
     changes = PROBLEMS[problem] | (MANY_ROLLOUTS if script == "ppo_continuous" else MANY_UPDATES)
-    if script in ("sac_drq", "ppo_continuous"):
+    if script in having("learning_rate_schedule"):
         changes = changes | {"learning_rate_schedule": "linear"}
     num_graphs = 1
     if (script, problem) == ("td3", "state"):
