@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DQN: CarRacing and walker-walk from pixels; two tasks of the DeepMind Control Suite from state.
+# DQN: CarRacing and four tasks of the DeepMind Control Suite from pixels; three of these from state.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -8,9 +8,12 @@ pixels=(--total-timesteps 250000 --image-size 64 --batch-size 128 --encoder-chan
 commands() {
   for seed in $SEEDS; do
     run dqn_atari_style dqn_atari_style CarRacing-v3 "$seed"
-    run dqn_atari_style-pixels dqn_atari_style dm_control/walker-walk-v0 "$seed" "${pixels[@]}"
+    for task in walker-walk cheetah-run hopper-hop humanoid-walk; do
+      run dqn_atari_style-pixels dqn_atari_style "dm_control/$task-v0" "$seed" "${pixels[@]}"
+    done
     run dqn_atari_style dqn_atari_style dm_control/walker-walk-v0 "$seed" --obs state --total-timesteps 250000 --eval-frequency 25000
     run dqn_atari_style dqn_atari_style dm_control/cheetah-run-v0 "$seed" --obs state --total-timesteps 450000 --eval-frequency 25000
+    run dqn_atari_style dqn_atari_style dm_control/humanoid-walk-v0 "$seed" --obs state --total-timesteps 500000 --eval-frequency 25000
   done
 }
 launch commands "$@"

@@ -1,8 +1,10 @@
 """Which cells are finished, and how their numbers are written."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
-from helpers import load_benchmark
+from helpers import load_benchmark, load_script
 
 
 def scored(*steps: int, last: int, total: int = 1_000_000) -> dict:
@@ -53,3 +55,21 @@ def test_an_interval_of_few_seeds_is_their_range_and_covers_less(num_seeds, shar
     np.testing.assert_allclose(intervals, np.stack([samples.min(axis=1), samples.max(axis=1)], axis=1))
     covered = (intervals[:, 0] < 0) & (intervals[:, 1] > 0)
     assert covered.mean() == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 200))
+
+
+def test_the_ablation_is_planned_on_two_tasks():
+    planned = load_benchmark("cells").planned_cells()
+    parts = [set(cells) for heading, cells in planned.items() if heading.startswith("Ablation: ")]
+    assert len(parts) == 2 and parts[0] == parts[1]
+    components = get_args(load_script("rainbow").Component)
+    assert {f"ablation-no-{name}" for name in components} | {"ablation-rainbow"} <= parts[0]
+
+
+def test_the_control_suite_is_planned_from_pixels_and_from_state():
+    planned = load_benchmark("cells").planned_cells()
+    bins = {"dqn_atari_style-pixels", "rainbow-pixels"}
+    for task in ("walker-walk", "cheetah-run", "hopper-hop"):
+        assert {*bins, "sac_drq"} <= planned[f"dm_control/{task}-v0 from pixels"].keys()
+    assert bins <= planned["dm_control/humanoid-walk-v0 from pixels"].keys()
+    for task in ("walker-walk", "cheetah-run", "humanoid-walk"):
+        assert {"dqn_atari_style", "rainbow"} <= planned[f"dm_control/{task}-v0 from state"].keys()
