@@ -46,7 +46,8 @@ def draw_curves(heading: str, cells: Mapping[str, list[dict]], anchors: list[dic
     for anchor in anchors:
         if anchor["algorithm"] in (*cells, ""):
             color = COLORS.get(anchor["algorithm"], "gray")
-            label = f"{anchor['label']}: {float(anchor['score']):,.0f}"
+            after = f" after {anchor['steps']}" if anchor["steps"][0].isdigit() else ""
+            label = f"{anchor['label']}: {float(anchor['score']):,.0f}{after}"
             axis.axhline(float(anchor["score"]), color=color, ls=":", lw=1, label=label)
     ends = [run["evaluations"]["global_step"][-1] for runs in cells.values() for run in runs]
     axis.set(

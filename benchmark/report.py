@@ -62,6 +62,8 @@ How to read the tables:
 - *Unseen* scores the same two policies over episodes that the training never played (`evaluate.py`, seeds
   from 10,000). In parentheses the number of episodes per seed, and of how many seeds if not of all; with one
   seed also the standard deviation of its episodes.
+- Where an environment measures more than the return, a second table has it: of the last policy of each seed,
+  over unseen episodes, with the standard error, the median and the worst of its returns.
 - *Steps* are agent steps; one is `--action-repeat` environment frames. *Hours* are hours of training on the
   machine named below, which may have done other things meanwhile.
 - A cell is one algorithm, or a variant of it in parentheses, on one environment; the commands at the end say
@@ -164,6 +166,32 @@ def row(name: str, runs: list[dict]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def measures(cells: dict[str, list[dict]]) -> list[str]:
+    """What an environment measures beside the return, of each script's last policies over unseen episodes, a
+    line per seed; nothing where it measures no more."""
+    judged = [
+        (name, run["args"]["seed"], run["unseen"][step])
+        for name in TITLES
+        for run in cells.get(name, [])
+        if (step := last_steps([run])[0]) in run["unseen"]
+    ]
+    keys = dict.fromkeys(key for _, _, file in judged for key in file if key.endswith("_mean"))
+    keys = [key for key in keys if key not in ("return_mean", "length_mean")]
+    if not keys:
+        return []
+    names = [key.removesuffix("_mean").replace("_", " ") for key in keys]
+    head = ["algorithm", "seed", "episodes", "return", "standard error", "median", "worst", *names]
+    lines = [f"\n| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, seed, file in judged:
+        num_episodes = len(file["episodes"])
+        returns = [file["return_mean"], file["return_std"] / np.sqrt(num_episodes)]
+        returns += [file["return_median"], file["return_min"]]
+        words = [title(name), str(seed), str(num_episodes), *(f"{value:,.1f}" for value in returns)]
+        words += [f"{file[key]:.3g}" if key in file else "-" for key in keys]
+        lines.append(f"| {' | '.join(words)} |")
+    return lines
+
+
 def finished_cell(runs: list[dict], planned: int | None) -> str:
     """The return and the steps of a finished cell; nothing of another."""
     steps, returns = finished(runs, planned) if runs else (0, [])
@@ -211,7 +239,9 @@ def task(table: str, cells: dict, planned: dict[str, int], anchors: list[dict], 
     }
     lines = [f"### {table}\n"]
     if own:
-        draw_curves(table, own, anchors, out / f"{file}.svg")
+        # those after fewer steps are no goals
+        goals = [anchor for anchor in anchors if anchor["steps"] != rounded(EQUAL_STEPS[0])]
+        draw_curves(table, own, goals, out / f"{file}.svg")
         lines.append(f"![Learning curves, {table}](assets/curves/{file}.svg)\n")
     if others := set(cells) - set(own):
         scripts = {name.partition("-")[0] for name in others}
@@ -222,6 +252,7 @@ def task(table: str, cells: dict, planned: dict[str, int], anchors: list[dict], 
     lines.append("|---" * 8 + "|")
     names = sorted(dict.fromkeys([*cells, *planned]), key=lambda name: [*TITLES, name].index(name))
     lines += [row(name, cells.get(name, [])) for name in names]
+    lines += measures(cells)
     if anchors:
         lines.append("\n| published | return | steps | source |\n|---|---|---|---|")
         lines += [f"| {a['label']} | {a['score']} | {a['steps']} | {a['source']} |" for a in anchors]
@@ -231,8 +262,11 @@ def task(table: str, cells: dict, planned: dict[str, int], anchors: list[dict], 
 # --- statistics ---
 
 
-def equal_steps(results: Cells, steps: int, bounds: dict[str, tuple[float, float]], out: Path) -> list[str]:
-    """A section: the robots at equal steps, and what that says of the scripts over tasks."""
+def equal_steps(
+    results: Cells, steps: int, bounds: dict[str, tuple[float, float]], anchors: dict[str, list], out: Path
+) -> list[str]:
+    """A section: the robots at equal steps beside what is published, and what that says of the scripts over
+    tasks."""
     returns = {
         name: {
             table: evaluated_at(results[table].get(name, []), steps) for table in ROBOTS if table in results
@@ -254,7 +288,20 @@ def equal_steps(results: Cells, steps: int, bounds: dict[str, tuple[float, float
         for name, tables in returns.items()
     }
     groups = {name: tables for name, tables in groups.items() if tables}
-    return [*lines, *statistics(groups, steps, out)]
+    return [*lines, *published_after(results, steps, anchors), *statistics(groups, steps, out)]
+
+
+def published_after(results: Cells, steps: int, anchors: dict[str, list]) -> list[str]:
+    """What is published of the robots after so many steps; nothing where nothing is."""
+    lines = [
+        f"| {environment(table)} | {anchor['label']} | {anchor['score']} | {anchor['source']} |"
+        for table in ROBOTS
+        if table in results
+        for anchor in anchors[table]
+        if anchor["steps"] == rounded(steps)
+    ]
+    head = "\n| environment | published after as many steps | return | source |\n|---|---|---|---|"
+    return [head, *lines] if lines else []
 
 
 def statistics(groups: dict[str, scores.Scores], steps: int, out: Path) -> list[str]:
@@ -343,7 +390,7 @@ def write_report(options: Options):
     page += baseline(random_rows, results, planned)
     page.append(BENCHMARK)
     for steps in EQUAL_STEPS:
-        page += equal_steps(results, steps, bounds, out)
+        page += equal_steps(results, steps, bounds, anchors, out)
     page += sections[False]
     page += [ABLATION, *sections[True]] if sections[True] else []
     page += robustness(robustness_rows)

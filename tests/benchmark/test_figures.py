@@ -33,14 +33,14 @@ def lines(monkeypatch, tmp_path):
 
 def test_a_script_has_one_color_solid_dashed_for_a_peer_dotted_where_it_is_published(lines):
     cells = {name: [run(1, 2, 3)] for name in ("td3", "td3-sbx", "td3-faster", "ddpg")}
-    anchors = [{"algorithm": "td3", "label": "published", "score": "7"}]
-    anchors += [{"algorithm": "rainbow", "label": "not drawn", "score": "7"}]
+    anchors = [{"algorithm": "td3", "label": "published", "score": "7", "steps": "1M"}]
+    anchors += [{"algorithm": "rainbow", "label": "not drawn", "score": "7", "steps": "1M"}]
     drawn = lines("Hopper-v5 from state", cells, anchors)
     styles = {label: (to_rgb(line.get_color()), line.get_linestyle()) for label, line in drawn.items()}
     green = to_rgb(figures.COLORS["td3"])
     assert styles["TD3, 1 seed"] == (green, "-")
     assert styles["TD3 (sbx), 1 seed"] == (green, "--")
-    assert styles["published: 7"] == (green, ":")
+    assert styles["published: 7 after 1M"] == (green, ":")
     paler, line = styles["TD3 (faster), 1 seed"]
     assert line == "-" and all(np.array(paler) >= green) and paler != green
     assert styles["DDPG, 1 seed"] == (to_rgb(figures.COLORS["ddpg"]), "-")

@@ -109,6 +109,24 @@ def test_of_seeds_that_were_stopped_the_report_says_how_far_each_extreme_came(tm
     assert "| My-v0 from state |  | - (2k to 4k of 9k) |" in page
 
 
+def test_what_an_environment_measures_is_told_of_the_last_policy_of_each_seed(tmp_path):
+    scores = {"return_mean": 900, "return_std": 30, "return_median": 911, "return_min": 700.5}
+    scores |= {"length_mean": 200, "episodes": [0] * 100}
+    measured = {1: {"tiles_missed_mean": 2.45, "grass_share_mean": 0.00673}, 2: {"tiles_missed_mean": 18}}
+    for seed, means in measured.items():
+        folder = tmp_path / "results" / "sac_drq" / "My-v0" / f"seed-{seed}"
+        write_result(folder, seed, [1, 2, 3], total_timesteps=3000)
+        for step, more in ((2000, {"spins_mean": 1}), (3000, means)):
+            file = json.dumps(scores | more | {"global_step": step})
+            (folder / f"episodes-{step}.json").write_text(file)
+    page = written_report(tmp_path)
+    head = "| algorithm | seed | episodes | return | standard error | median | worst "
+    head += "| tiles missed | grass share |"
+    first = "| SAC | 1 | 100 | 900.0 | 3.0 | 911.0 | 700.5 | 2.45 | 0.00673 |"
+    second = "| SAC | 2 | 100 | 900.0 | 3.0 | 911.0 | 700.5 | 18 | - |"
+    assert "\n".join(["", head, "|---|---|---|---|---|---|---|---|---|", first, second, ""]) in page
+
+
 @needs_results
 def test_the_readme_has_finished_cells_alone():
     cells = load_benchmark("cells")
@@ -157,6 +175,8 @@ def test_robots_are_compared_at_equal_steps_between_random_actions_and_the_best_
     section = written_report(tmp_path).split("### Robots at 300,000 steps")[1].split("### ")[0]
     middle, last = (f"{best * share:,.0f}" for share in (0.75, 1))
     assert f"| HalfCheetah-v5 from state | {middle} [{best / 2:,.0f}, {last}] (2) | " in section
+    assert "| HalfCheetah-v5 | TD3, Spinning Up (v2) | 7816 | Spinning Up documentation |" in section
+    assert "1M" not in section and "CleanRL" not in section  # which published no score after as many
     assert "| SAC | 0.75 [0.50, 1.00] | 2 runs on 1 task |" in section
     assert "| TD3 | 0.25 [0.00, 0.50] | 2 runs on 1 task |" in section
     # three of four pairs are won, and one is a tie
