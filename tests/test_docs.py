@@ -126,6 +126,50 @@ def is_rounded(claim: str, value) -> bool:
     return round(float(value), len(claim.partition(".")[2])) == float(claim)
 
 
+# in a table with a column `mean return`: what else is known of the same episodes, and in what unit
+BESIDE = {
+    "median": ("return_median", 1),
+    "worst episode": ("return_min", 1),
+    "laps finished": ("lap_finished_mean", 100),
+    "tiles missed": ("tiles_missed_mean", 1),
+}
+
+
+def claims(row: dict[str, str]) -> dict[str, tuple[str, int]]:
+    """What a line of a table says of the episodes, by the names in their file, with the units."""
+    score = re.fullmatch(r"(\S+?)\** \+- (\S+)", row.get("mean return", ""))
+    if not score:
+        return {}
+    told = {"return_mean": (score[1], 1), "return_std": (score[2], 1)}
+    for name, (key, unit) in BESIDE.items():
+        if row.get(name):
+            told[key] = row[name].removesuffix(" %"), unit
+    return told
+
+
+def is_told(text: str, unit: int, value) -> bool:
+    return value not in (None, "") and is_rounded(text, unit * float(value))
+
+
+@needs_results
+def test_what_stands_beside_a_return_is_of_the_same_episodes():
+    files = [json.loads(path.read_text()) for path in ROOT.glob("benchmark/results/**/episodes-*.json")]
+    files += [row for path in ROOT.glob("benchmark/results/**/evaluations.csv") for row in read_csv(path)]
+    compared = 0
+    for page in PAGES:
+        for table in re.findall(r"(?:^\|.*\|\n)+", page.read_text(), re.M):
+            lines = [line.strip("|").split("|") for line in table.splitlines()]
+            head, _, *rows = [[word.strip(" *") for word in line] for line in lines]
+            for words in rows:
+                told = claims(dict(zip(head, words, strict=True)))
+                compared += len(told) > 2
+                assert any(
+                    all(is_told(text, unit, file.get(key)) for key, (text, unit) in told.items())
+                    for file in files
+                ), (page.name, words)
+    assert compared > 30
+
+
 @needs_results
 def test_speeds_on_the_pages_are_those_of_the_results():
     rows = read_csv(ROOT / "benchmark/results/speed.csv")
@@ -146,6 +190,29 @@ def test_speeds_on_the_pages_are_those_of_the_results():
         for claim, (contender, peer) in zip(cells.strip("| ").split(" | "), pairs, strict=True):
             ratio = medians[name.lower(), contender] / medians[name.lower(), peer]
             assert is_rounded(claim, ratio), (name, contender, peer)
+
+
+@needs_results
+def test_speeds_of_environments_on_the_pages_are_those_of_the_results():
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/speed.md"))
+    rows = read_csv(ROOT / "benchmark/results/car_racing_speed.csv")
+    ratios = {row["contender"]: row["ratio"] for row in rows}
+    for text in (readme, page):
+        claims = re.findall(r"steps ([\d.]+) times as fast as Gymnasium's[^.]*, and (\d+) times", text)
+        assert len(claims) == 1
+        for claim, name in zip(claims[0], ("ours, every frame", "ours, one frame in four"), strict=True):
+            assert is_rounded(claim, ratios[name]), claim
+
+    rows = read_csv(ROOT / "benchmark/results/many_envs.csv")
+    speeds = {(row["env_id"], row["num_envs"]): row for row in rows}
+    cars = [speeds["CarRacing-v3", number] for number in ("64", "1")]
+    gains = [float(cars[0][name]) / float(cars[1][name]) for name in ("environments_alone", "ppo")]
+    ppo = [float(row["ppo"]) for row in rows if row["env_id"] == "HalfCheetah-v5"]
+    words = r"64 CarRacings step (\S+) times as fast as one, .* PPO trains (\S+) times as fast on them"
+    first, second = re.findall(words, page)[0]
+    begin, most = re.findall(r"PPO goes from ([\d,]+) to at most ([\d,]+) steps", page)[0]
+    for claim, value in ((first, gains[0]), (second, gains[1]), (begin, ppo[0]), (most, max(ppo))):
+        assert is_rounded(claim, value), claim
 
 
 def test_every_deviation_of_a_script_is_on_its_page():
