@@ -279,9 +279,8 @@ def test_a_compiler_that_fails_leaves_eager_code_and_one_sentence(counted, tmp_p
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\nexit 1\n")
     compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (str(compiler),))
     monkeypatch.setenv("CXX", str(compiler))
-    with torch._inductor.config.patch(force_disable_caches=True):
+    with torch._inductor.config.patch({"cpp.cxx": (str(compiler),), "force_disable_caches": True}):
         train("td3", tmp_path / "run", total_timesteps=80, compile=True)
     lines = [line for line in capsys.readouterr().err.splitlines() if "--compile" in line]
     assert len(lines) == 1 and lines[0].endswith(".")
