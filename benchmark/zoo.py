@@ -4,13 +4,14 @@ them, and writes the table docs/zoo.md.
     python benchmark/zoo.py runs/sac_drq/CarRacing-v3/*
     python benchmark/zoo.py                                # only the table
 
-Of several runs of one script on one environment, from the state or with --obs pixels, the policy with the
-best evaluation is exported: weights and what rebuilds agent and environment, as plain data, for evaluate.py.
-Its score over unseen episodes goes beside it, as .json.
+Of several runs of one script on one environment, from the state or with --obs pixels, that with the median
+last evaluation is chosen, and its last policy exported: weights and what rebuilds agent and environment, as
+plain data, for evaluate.py. Its score over unseen episodes goes beside it, as .json.
 """
 
 import json
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,15 +32,16 @@ HEAD = """# Trained policies
 
 Written by `python benchmark/zoo.py`. Each file holds the weights of one policy, in fp32 (in fp16 where that
 exceeds 8 MB), and what rebuilds it; loading it runs no code. The score is that of the deterministic policy
-over episodes that its training never played; it was chosen among the checkpoints of one run by that run's own
-evaluations.
+over episodes that its training never played. A policy of as many steps as its run on the page
+[Benchmarks](benchmarks.md) is the last one, of several seeds that with the median evaluation; one of fewer
+steps was the best by its run's own evaluations.
 
 ```bash
 python cleanrl_cc/evaluate.py {example} --episodes 5 --save-video
 ```
 
-Hours are those of training up to this policy, on the machine that [Benchmarks](benchmarks.md) names. The
-command uses today's presets.
+Hours are those of training up to this policy, on the machine that the same page names. The command uses
+today's presets.
 
 | policy | film | episodes | mean return | std | median | worst | steps | hours | command |
 |---|---|---|---|---|---|---|---|---|---|
@@ -49,7 +51,7 @@ command uses today's presets.
 @dataclass
 class Options:
     checkpoints: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """run folders (their best.pt) or checkpoint files"""
+    """run folders (their last.pt) or checkpoint files"""
     episodes: Size = 100
     """unseen episodes that score each policy"""
     zoo: Path = ROOT / "zoo"
@@ -83,7 +85,6 @@ def policy(checkpoint: dict) -> dict:
         "run_name": None,
         "resume": None,
         "device": "cpu",
-        "compile": False,
     }
     kept = {name: checkpoint[name] for name in ("algorithm", "recipe", "global_step")}
     return kept | {"args": args, "agent": {name: weights[online[name]] for name in weights}}
@@ -162,14 +163,13 @@ def row(file: Path, results: Path) -> str:
 def main():
     options = tyro.cli(Options, description=__doc__)
     check_args(options)
-    best = {}
+    seeds = defaultdict(list)
     for path in options.checkpoints:
-        checkpoint = load_checkpoint(path / "best.pt" if path.is_dir() else path)
-        name = cell(checkpoint)
-        if name not in best or training_score(checkpoint) > training_score(best[name]):
-            best[name] = checkpoint
-    for checkpoint in best.values():
-        export(checkpoint, options)
+        checkpoint = load_checkpoint(path / "last.pt" if path.is_dir() else path)
+        seeds[cell(checkpoint)].append(checkpoint)
+    for checkpoints in seeds.values():
+        checkpoints.sort(key=training_score)
+        export(checkpoints[(len(checkpoints) - 1) // 2], options)  # of two the worse
     write_table(options)
 
 

@@ -30,6 +30,30 @@ def test_an_exported_policy_has_no_target_network_of_its_own_and_half_precision_
         assert {weight.dtype for weight in weights.values()} == {torch.float32 if most else torch.float16}
 
 
+@pytest.mark.parametrize("returns, chosen", [([3.0], 3.0), ([9.0, 1.0, 4.0], 4.0), ([2.0, 8.0], 2.0)])
+def test_of_several_seeds_the_last_policy_of_the_median_one_is_exported(
+    returns, chosen, monkeypatch, tmp_path
+):
+    zoo, exported = load_benchmark("zoo"), []
+    recipe = {"env_id": "Pendulum-v1", "obs": "auto"}
+    checkpoints = {
+        tmp_path / f"seed-{seed}" / "last.pt": {
+            "algorithm": "td3",
+            "recipe": recipe,
+            "evaluated": (200, last_return),
+        }
+        for seed, last_return in enumerate(returns)
+    }
+    for path in checkpoints:
+        path.parent.mkdir()
+    monkeypatch.setattr(zoo, "load_checkpoint", checkpoints.get)
+    monkeypatch.setattr(zoo, "export", lambda checkpoint, _: exported.append(checkpoint["evaluated"][1]))
+    monkeypatch.setattr(zoo, "write_table", lambda _: None)
+    monkeypatch.setattr("sys.argv", ["zoo.py", *(str(path.parent) for path in checkpoints)])
+    zoo.main()
+    assert exported == [chosen]
+
+
 def test_policies_from_pixels_and_from_the_state_do_not_share_a_file():
     zoo, recipe = load_benchmark("zoo"), {"env_id": "dm_control/walker-walk-v0"}
     cells = [
