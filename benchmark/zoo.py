@@ -169,7 +169,7 @@ def main():
         seeds[cell(checkpoint)].append(checkpoint)
     for checkpoints in seeds.values():
         checkpoints.sort(key=training_score)
-        export(checkpoints[(len(checkpoints) - 1) // 2], options)  # of two the worse
+        export(checkpoints[len(checkpoints) // 2], options)  # of two the better
     write_table(options)
 
 

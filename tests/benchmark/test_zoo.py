@@ -30,7 +30,7 @@ def test_an_exported_policy_has_no_target_network_of_its_own_and_half_precision_
         assert {weight.dtype for weight in weights.values()} == {torch.float32 if most else torch.float16}
 
 
-@pytest.mark.parametrize("returns, chosen", [([3.0], 3.0), ([9.0, 1.0, 4.0], 4.0), ([2.0, 8.0], 2.0)])
+@pytest.mark.parametrize("returns, chosen", [([3.0], 3.0), ([9.0, 1.0, 4.0], 4.0), ([2.0, 8.0], 8.0)])
 def test_of_several_seeds_the_last_policy_of_the_median_one_is_exported(
     returns, chosen, monkeypatch, tmp_path
 ):
