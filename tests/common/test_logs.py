@@ -212,6 +212,18 @@ def test_tensorboard_has_the_arguments_as_a_text_and_as_hyperparameters_with_the
     assert events.Scalars(metric.name.tag)[-1].value == pytest.approx(score)
 
 
+def test_tensorboard_shows_the_steps_after_a_checkpoint_as_they_were_taken_again(tmp_path):
+    folder = tmp_path / "run"
+    train(SCRIPTS[0], folder, total_timesteps=60, eval_frequency=20)
+    last = {name: (folder / name).read_bytes() for name in ("last.pt", "replay-60.npz", "evaluations.csv")}
+    resume(SCRIPTS[0], folder, total_timesteps=100)
+    for name, content in last.items():  # as if the process had been killed before its next checkpoint
+        (folder / name).write_bytes(content)
+    resume(SCRIPTS[0], folder, total_timesteps=120)
+    scalars = EventAccumulator(str(folder)).Reload().Scalars("eval/return_mean")
+    assert [scalar.step for scalar in scalars] == [20, 40, 60, 80, 100, 120]
+
+
 def test_a_run_from_states_says_nothing_about_rendering(tmp_path):
     pytest.importorskip("shimmy")
     code = "from pathlib import Path; from helpers import train; "
