@@ -144,20 +144,45 @@ class Fork:
     found where the command is typed, Ctrl-C meanwhile) is for `start`.
     """
 
-    def __init__(self, script: str, words: list[str], folder: str = "cleanrl_cc"):
-        self.output = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
-        arguments = ROOT / folder / f"{script}.py", words
-        self.process = multiprocessing.get_context("fork").Process(target=self.run, args=arguments)
+    def __init__(
+        self,
+        script: str,
+        words: list[str],
+        folder: Path = ROOT / "cleanrl_cc",
+        typed: str = "",
+        **options,
+    ):
+        """`typed` is its standard input; `options` are those of `run`."""
+        self.files = [tempfile.TemporaryFile("w+") for _ in range(3)]  # noqa: SIM115
+        self.files[0].write(typed)
+        self.files[0].seek(0)
+        arguments = folder / f"{script}.py", words
+        context = multiprocessing.get_context("fork")
+        self.process = context.Process(target=self.run, args=arguments, kwargs=options)
         self.process.start()
         self.pid = self.process.pid
 
-    def run(self, program: Path, words: list[str]):
+    def run(
+        self,
+        program: Path,
+        words: list[str],
+        cwd: Path | str = ".",
+        variables: dict[str, str] | None = None,
+        forget: str | None = None,
+    ):
+        """Sets environment variables, and imports the package `forget`, which reads some, again."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # pytest's handler is none of the command's
         os.setsid()
-        for number, file in enumerate(self.output, start=1):
+        for number, file in enumerate(self.files):
             os.dup2(file.fileno(), number)
+        sys.stdin = os.fdopen(0, closefd=False)
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", closefd=False)
-        sys.argv = [str(program), *words]
+        os.environ |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | (variables or {})
+        os.chdir(cwd)
+        for name in [name for name in sys.modules if name.partition(".")[0] == forget]:
+            del sys.modules[name]
+        sys.argv = [str(program), *map(str, words)]
         sys.path.insert(0, str(program.parent))
         runpy.run_path(str(program), run_name="__main__")
 
@@ -171,9 +196,9 @@ class Fork:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         self.process.join(timeout)
         assert self.process.exitcode is not None, f"still runs after {timeout} s"
-        for file in self.output:
+        for file in self.files[1:]:
             file.seek(0)
-        stdout, stderr = self.output
+        _, stdout, stderr = self.files
         return stdout.read(), stderr.read()
 
 
@@ -346,3 +371,4 @@ gym.register(
 )
 gym.register("Undrawable-v0", Undrawable, max_episode_steps=200)
 gym.register("OwnPendulum-v0", PendulumEnv, max_episode_steps=200)
+gym.register("ShortPendulum-v0", PendulumEnv, max_episode_steps=40)

@@ -27,8 +27,9 @@ from helpers import (
 from cleanrl_cc.common.scripts import load_script
 from cleanrl_cc.evaluate import Options, evaluate, load_policy
 
+KILLED = "CarRacing-v3"  # in the others the first of the two commands comes to its end
 ENVS = {
-    "CarRacing-v3": {"total_timesteps": 100, "action_repeat": 20},
+    KILLED: {"total_timesteps": 100, "action_repeat": 20},
     "LunarLander-v3": {"total_timesteps": 400},
     "dm_control/cartpole-swingup-v0": {"total_timesteps": 60, "action_repeat": 20, "image_size": 36},
 }
@@ -55,8 +56,11 @@ def start(project: Path, *words) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *map(str, words)], cwd=project, env=environment, **pipes)
 
 
-def run(project: Path, *words) -> str:
-    process = start(project, *words)
+def run(project: Path, *commands: list) -> str:
+    """Runs commands one after the other in one process, as each of their own would take seconds of imports;
+    returns what they print."""
+    code = "import runpy, sys\nfor sys.argv in {}: runpy.run_path(sys.argv[0], run_name='__main__')"
+    process = start(project, "-c", code.format([list(map(str, words)) for words in commands]))
     stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
     return stdout
@@ -79,17 +83,23 @@ def imports_undone():
 @pytest.mark.parametrize("env_id", ENVS)
 def test_a_copy_trains_resumes_after_a_kill_evaluates_and_films(env_id, project, tmp_path, imports_undone):
     folder, changes = tmp_path / "copied", {"env_id": env_id} | ENVS[env_id]
-    words = command_line("sac_drq", folder, checkpoint_frequency=20, capture_video=True, **changes)
-    code, _ = stop(start(project, "my_sac.py", *words), signal.SIGKILL, folder / "last.pt")
-    assert code == -signal.SIGKILL
-    run(project, "my_sac.py", "--resume", folder)
-    assert len(list((folder / "videos").iterdir())) == 1
+    whole = changes["total_timesteps"]
+    first = changes | {"total_timesteps": whole if env_id == KILLED else 55}
+    begin = ["my_sac.py", *command_line("sac_drq", folder, checkpoint_frequency=20, **first)]
+    go_on = ["my_sac.py", "--resume", folder, "--total-timesteps", whole, "--capture-video"]
+    judge = ["evaluate.py", folder, "--episodes", 1, "--save-video", "--json"]
+    if env_id == KILLED:
+        code, _ = stop(start(project, *begin), signal.SIGKILL, folder / "last.pt")
+        assert code == -signal.SIGKILL
+        printed = run(project, go_on, judge)
+    else:
+        printed = run(project, begin, go_on, judge)
+    copied = json.loads(printed.splitlines()[-1])
     state = checkpoint(folder)
-    assert (state["algorithm"], state["global_step"]) == ("my_sac", changes["total_timesteps"])
+    assert (state["algorithm"], state["global_step"]) == ("my_sac", whole)
     train("sac_drq", tmp_path / "original", **changes)
     assert_same_training(folder, tmp_path / "original")
 
-    copied = json.loads(run(project, "evaluate.py", folder, "--episodes", 1, "--save-video", "--json"))
     assert copied["algorithm"] == "my_sac" and len(list((folder / "videos").iterdir())) == 2
     options = {"checkpoint": str(folder), "episodes": 1, "device": "cpu"}
     message = input_error(evaluate, Options(**options))
@@ -218,16 +228,16 @@ except SystemExit as stopped:
 
 @pytest.mark.slow
 def test_the_package_is_called_from_a_notebook(tmp_path, notebook):
+    source = (ROOT / "cleanrl_cc" / "td3.py").read_text().rpartition("if __name__")[0]
     shown = notebook(
         tmp_path,
         ROOT,
+        source,  # a whole file in a cell
+        "parse_args(Args, PRESETS)",
+        f"train(Args(env_id='Pendulum-v1', run_name='pasted', **{SHORT}))",
         "from cleanrl_cc.sac_drq import Args, train",
         f"train(Args(env_id='Pendulum-v1', run_name='run', **{SHORT}))",
         "from cleanrl_cc import load_policy\nload_policy('runs/run').source",
     )
     assert "sac_drq" in shown
-    # a whole file in a cell
-    source = (ROOT / "cleanrl_cc" / "td3.py").read_text().rpartition("if __name__")[0]
-    train_pasted = f"train(Args(env_id='Pendulum-v1', run_name='pasted', **{SHORT}))"
-    notebook(tmp_path, ROOT, source, "parse_args(Args, PRESETS)", train_pasted)
     assert checkpoint(tmp_path / "runs" / "pasted")["algorithm"] == "notebook"

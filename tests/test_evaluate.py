@@ -1,9 +1,9 @@
 """`evaluate.py` gives back the score of a checkpoint, films it, and compares its values with what came."""
 
 import json
+import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
-from helpers import PIXELS, ROOT, SCRIPTS, assert_same, input_error, train
+from helpers import PIXELS, SCRIPTS, Fork, assert_same, input_error, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanrl_cc.common.checkpoints import load_checkpoint, rng_state
@@ -24,11 +24,11 @@ from cleanrl_cc.common.evaluation import EVALUATION_SEED, analyze_value, play_ep
 from cleanrl_cc.common.tables import read_csv
 from cleanrl_cc.evaluate import Options, evaluate, load_policy, main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_pendulum")]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(short_pendulum, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate") / "run"
     train(SCRIPTS[0], folder, total_timesteps=300, eval_frequency=100, eval_episodes=3)
     return folder
@@ -67,7 +67,7 @@ def test_every_episode_is_filmed(run):
         "evaluation-last-seed-10001.mp4",
     ]
     frames = imageio.mimread(films[0], memtest=False)
-    assert len(frames) == 200 and frames[0].std() > 0 and not np.array_equal(frames[0], frames[-1])
+    assert len(frames) == 50 and frames[0].std() > 0 and not np.array_equal(frames[0], frames[-1])
 
 
 def test_json_is_one_object_and_values_are_drawn(run, capsys):
@@ -111,7 +111,7 @@ def test_a_trace_ends_with_the_value_of_a_time_limit_and_realised_returns_go_on_
     )
     trace = []
     play_episode(make_env("Pendulum-v1"), agent, seed=1, trace=trace)
-    assert len(trace) == 201 and trace[-1] == (7.0, 0.0)
+    assert len(trace) == 51 and trace[-1] == (7.0, 0.0)
     # Gamma is 0.5: with rewards of 1 and then a value of 2 every realised return is 2, with
     # rewards of 2 and a value of 4 it is 4.
     too_high = np.array([[3.0, 1.0]] * 10 + [[2.0, 0.0]])
@@ -181,13 +181,13 @@ def test_a_policy_takes_one_observation_or_a_batch(run):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_film_that_a_signal_stops_leaves_nothing(number, run, tmp_path):
-    words = ["cleanrl_cc/evaluate.py", run, "--device", "cpu", "--episodes", "10"]
-    command = [sys.executable, *words, "--save-video", "--out", tmp_path]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    words = [run, "--device", "cpu", "--episodes", "10", "--save-video", "--out", tmp_path]
+    process = Fork("evaluate", words)
     while process.poll() is None and len(list(tmp_path.glob("videos/*.tmp.mp4"))) < 10:
         time.sleep(0.1)
-    process.send_signal(number)
-    assert process.wait(60) == 128 + number
+    os.kill(process.pid, number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
     assert not list(tmp_path.glob("videos/*.tmp.mp4"))
 
 
@@ -228,13 +228,13 @@ def test_loading_leaves_generators_and_settings_alone(run):
 
 
 def test_a_policy_is_judged_in_another_environment_with_the_same_spaces(run, capsys):
-    gym.register("HeavyPendulum-v0", PendulumEnv, kwargs={"g": 30}, max_episode_steps=50)
+    gym.register("HeavyPendulum-v0", PendulumEnv, kwargs={"g": 30}, max_episode_steps=30)
     main([str(run), "--env-id", "HeavyPendulum-v0", "--episodes", "2", "--json", "--device", "cpu"])
     elsewhere = json.loads(capsys.readouterr().out)
     assert (elsewhere["env_id"], elsewhere["trained_env_id"]) == ("HeavyPendulum-v0", "Pendulum-v1")
     agent = load_policy(run, device="cpu").agent
     expected = play_episode(make_env("HeavyPendulum-v0"), agent, seed=10_000)
-    assert elsewhere["episodes"][0]["l"] == expected["l"] == 50
+    assert elsewhere["episodes"][0]["l"] == expected["l"] == 30
     assert elsewhere["episodes"][0]["r"] == pytest.approx(expected["r"])
     main([str(run), "--env-id", "HeavyPendulum-v0", "--episodes", "1", "--device", "cpu"])
     assert re.search(r"trained_env_id +Pendulum-v1\n", capsys.readouterr().out)

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 import tyro
-from helpers import ROOT, TINY, contents, flags, having, load_benchmark, run_python, start, survivors
+from helpers import (
+    ROOT,
+    TINY,
+    Fork,
+    contents,
+    flags,
+    having,
+    load_benchmark,
+    load_script,
+    run_python,
+    survivors,
+)
 
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.common.tables import read_csv
@@ -50,10 +61,15 @@ def start_launcher(commands: str, runs_dir: Path, *more: str) -> subprocess.Pope
     return process
 
 
+def fork_launcher(commands: str, runs_dir: Path, *more: str) -> Fork:
+    """Saves the seconds of imports."""
+    return Fork("launch", ["--runs-dir", runs_dir, *more], folder=ROOT / "benchmark", typed=commands)
+
+
 def launch(commands: str, runs_dir: Path, *more: str) -> tuple[int, str]:
     """Exit code and output."""
-    process = start_launcher(commands, runs_dir, *more)
-    output, _ = process.communicate(timeout=600)
+    process = fork_launcher(commands, runs_dir, *more)
+    output = "".join(process.communicate(timeout=600))
     return process.returncode, output
 
 
@@ -65,7 +81,7 @@ def list_runs(runs_dir: Path) -> list[str]:
     return [line.split()[1] for line in lines] + [summary]
 
 
-def wait_for(path: Path, process: subprocess.Popen):
+def wait_for(path: Path, process: subprocess.Popen | Fork):
     while not path.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -80,65 +96,55 @@ def test_it_starts_at_once_and_takes_little_memory():
 # --- runs that stop and go on ---
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_stopped_benchmark_goes_on_and_runs_nothing_twice(number, code, tmp_path):
+def test_a_stopped_and_a_killed_benchmark_go_on_and_run_nothing_twice(tmp_path):
     commands, (first, second) = tiny_commands(LONG, seeds=2), folders(tmp_path, 2)
-    process = start_launcher(commands, tmp_path, "--workers", "1")
-    wait_for(first / "last.pt", process)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=600)
-    assert (process.returncode, second.exists()) == (code, False)
-    is_told = "Stopping: every run saves" in output and "2 stopped; the same command resumes them" in output
-    assert is_told == (number == signal.SIGINT)
+    for number, folder, code in ((signal.SIGINT, first, 130), (signal.SIGKILL, second, -9)):
+        process = fork_launcher(commands, tmp_path, "--workers", "1")
+        wait_for(folder / "last.pt", process)
+        assert second.exists() == (folder == second)
+        os.kill(process.pid, number)
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == code
+        is_told = (
+            "Stopping: every run saves" in output and "2 stopped; the same command resumes them" in output
+        )
+        assert is_told == (number == signal.SIGINT), output
 
     code, output = launch(commands, tmp_path, "--workers", "2")  # waits for an orphan that still saves
-    assert (code, "2 finished" in output) == (0, True), output
-    for folder, starts in ((first, 2), (second, 1)):
+    assert (code, "1 skipped, 1 finished" in output) == (0, True), output
+    for folder in (first, second):
         assert load_checkpoint(folder)["evaluated"][0] == LONG
-        assert len(json.loads((folder / "args.json").read_text())["commands"]) == starts
+        assert len(json.loads((folder / "args.json").read_text())["commands"]) == 2
         assert [row["global_step"] for row in read_csv(folder / "evaluations.csv")] == [str(LONG)]
 
     code, output = launch(commands, tmp_path)
     assert (code, "2 skipped" in output) == (0, True), output
-    assert len(json.loads((second / "args.json").read_text())["commands"]) == 1
+    assert len(json.loads((second / "args.json").read_text())["commands"]) == 2
     assert list_runs(tmp_path) == ["finished", "finished", "2 finished"]
 
 
-def test_a_finished_run_can_grow(tmp_path):
-    (folder,) = folders(tmp_path, 1)
-    assert launch(tiny_commands(200, seeds=1), tmp_path)[0] == 0
-    assert launch(tiny_commands(300, seeds=1), tmp_path)[0] == 0
-    assert load_checkpoint(folder)["global_step"] == 300
-
-
-def test_a_run_goes_on_only_with_the_arguments_that_it_was_begun_with(tmp_path):
-    (folder,) = folders(tmp_path, 1)
+def test_a_finished_run_can_grow_with_the_arguments_that_it_was_begun_with(tmp_path):
     (tmp_path / "of_mine.yaml").write_text("gamma: 0.9\n")
     config = f" --config {tmp_path}/of_mine.yaml"
-    assert launch(tiny_commands(200, seeds=1) + config, tmp_path)[0] == 0
+    (folder,) = folders(tmp_path / "own", 1)
+    own = {"runs_dir": tmp_path / "own", "run_name": folder.relative_to(tmp_path / "own")}
+    begun = flags(SETTINGS | {"total_timesteps": 200, "seed": 1} | own) + config.split()
+    module = load_script("sac_drq")
+    module.train(module.parse_args(module.Args, module.PRESETS, [*begun, "--num-threads", "1"]))
     before = contents(folder)
-    code, output = launch(tiny_commands(300, seeds=1) + " --gamma 0.8", tmp_path)
+    longer = f"{tiny_commands(300, seeds=1)} --runs_dir={tmp_path}/own"
+    code, output = launch(longer + " --gamma 0.8", tmp_path / "general")
     assert (code, "--gamma is 0.9 in" in output) == (1, True), output
     assert contents(folder) == before
-    assert launch(tiny_commands(300, seeds=1) + config, tmp_path)[0] == 0
-    assert load_checkpoint(folder)["global_step"] == 300
-
-
-def test_what_was_killed_before_its_first_checkpoint_starts_again(tmp_path):
-    (folder,) = folders(tmp_path, 1)
-    folder.mkdir(parents=True)
-    (folder / "args.json").write_text("{}")
-    code, output = launch(tiny_commands(200, seeds=1), tmp_path)
-    assert (code, load_checkpoint(folder)["global_step"]) == (0, 200), output
-    assert contents(folder.with_name("seed-1.stopped-1")) == {"args.json": b"{}"}
-    assert "begins again" in output
+    assert launch(longer + config, tmp_path / "general")[0] == 0
+    assert load_checkpoint(folder)["global_step"] == 300 and not (tmp_path / "general").exists()
 
 
 def test_a_run_that_someone_started_by_hand_is_listed_and_waited_for(tmp_path):
     (folder,) = folders(tmp_path, 1)
     name = "sac_drq/Pendulum-v1/seed-1"
     changes = {"total_timesteps": 10**6, "run_name": name, "runs_dir": tmp_path}
-    by_hand = start("sac_drq", flags(SETTINGS | changes))
+    by_hand = Fork("sac_drq", flags(SETTINGS | changes))
     wait_for(folder / "args.json", by_hand)
     state, summary = list_runs(tmp_path)
     assert state == "running" and summary.startswith("1 running; memory: ")
@@ -147,22 +153,26 @@ def test_a_run_that_someone_started_by_hand_is_listed_and_waited_for(tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=600)
     assert (process.returncode, "1 stopped" in output, by_hand.poll()) == (130, True, None)
-    by_hand.terminate()
+    os.kill(by_hand.pid, signal.SIGTERM)
     by_hand.communicate(timeout=600)
     assert by_hand.returncode == 143
     assert list_runs(tmp_path) == ["stopped", "1 stopped"]
 
 
-def test_failures_are_reported_and_stop_no_other_run(tmp_path):
+def test_failures_are_reported_and_stop_no_other_run_not_even_one_that_begins_again(tmp_path):
     commands = tiny_commands(200, seeds=3).replace("--env-id Pendulum-v1", "--env-id Pendulum-v7", 1)
     damaged, precious, whole = folders(tmp_path, 3)
     precious.mkdir(parents=True)
     (precious / "best.pt").write_bytes(b"a policy")
+    whole.mkdir()  # of a run that was killed before its first checkpoint
+    (whole / "args.json").write_text("{}")
     code, output = launch(commands, tmp_path)
     assert code == 1
     assert "Unknown environment 'Pendulum-v7'" in output
     assert f"{precious} holds best.pt but no last.pt to go on from" in output
     assert "2 failed" in output and "1 finished" in output
+    assert "begins again" in output and load_checkpoint(whole)["global_step"] == 200
+    assert contents(whole.with_name("seed-3.stopped-1")) == {"args.json": b"{}"}
     damaged.mkdir()
     (damaged / "last.pt").write_bytes(b"no checkpoint")
     code, output = launch(commands, tmp_path)
@@ -184,14 +194,6 @@ def test_no_other_run_is_touched(name, tmp_path):
     code, output = launch(commands, tmp_path)
     assert (code, len(output.splitlines()), contents(tmp_path)) == (1, 1, before), output
     assert output.startswith("--run-name sac_drq" if name[0] == "s" else f"--run-name {name} must be")
-
-
-@pytest.mark.parametrize("flag", ["--runs-dir ", "--runs_dir="])
-def test_a_command_may_have_its_own_folder_of_runs(flag, tmp_path):
-    code, output = launch(tiny_commands(100, seeds=1) + f" {flag}{tmp_path}/own", tmp_path / "general")
-    assert (code, (tmp_path / "general").exists()) == (0, False), output
-    (folder,) = folders(tmp_path / "own", 1)
-    assert load_checkpoint(folder)["global_step"] == 100 and folder.with_name("seed-1.log").exists()
 
 
 @pytest.mark.parametrize(
@@ -280,7 +282,8 @@ def test_a_benchmark_script_stops_as_a_whole(tmp_path):
 
 
 def test_the_slurm_script_runs_one_line_of_its_own_list(tmp_path):
-    lists = tiny_commands(100, seeds=2), tiny_commands(200, seeds=1)
+    # the line that is run has its own folder of runs
+    lists = f"{tiny_commands(100, seeds=2)} --runs-dir {tmp_path}/own", tiny_commands(200, seeds=1)
     # another list, which may come while jobs of the first wait, and the first again
     for commands, name in ((lists[0], "slurm.sh"), (lists[1], "slurm-2.sh"), (lists[0], "slurm.sh")):
         code, output = launch(commands, tmp_path, "--engine", "slurm")
@@ -288,8 +291,9 @@ def test_the_slurm_script_runs_one_line_of_its_own_list(tmp_path):
     assert "--array=1-2" in (tmp_path / "slurm.sh").read_text()
     environment = os.environ | {"SLURM_ARRAY_TASK_ID": "2", "PYTHONPATH": str(ROOT)}
     subprocess.run(["bash", tmp_path / "slurm.sh"], env=environment, check=True, timeout=600)
-    first, second = folders(tmp_path, 2)
-    assert (first.exists(), load_checkpoint(second)["global_step"]) == (False, 100)
+    _, second = folders(tmp_path / "own", 2)
+    assert load_checkpoint(second)["global_step"] == 100 and second.with_name("seed-2.log").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"slurm.sh", "slurm-2.sh", "own"}
 
 
 STUB = """

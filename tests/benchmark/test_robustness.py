@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import gymnasium as gym
 import pytest
 from helpers import input_error, load_benchmark, train
 
@@ -11,9 +12,11 @@ from cleanrl_cc.evaluate import Options, evaluate
 
 
 @pytest.mark.slow
-def test_policies_of_the_corridors_are_judged_where_walls_stand_and_where_they_move(tmp_path):
+def test_policies_of_the_corridors_are_judged_where_walls_stand_and_where_they_move(tmp_path, monkeypatch):
     robustness = load_benchmark("robustness")
     static, moving = (f"cleanrl_cc/Corridor{walls}-Ball-v0" for walls in ("Static", "Moving"))
+    for env_id in (static, moving):
+        monkeypatch.setattr(gym.spec(env_id), "max_episode_steps", 200)
     train("sac_drq", tmp_path / "runs" / "a", env_id=static, action_repeat=20, total_timesteps=60)
     train("sac_drq", tmp_path / "runs" / "elsewhere", total_timesteps=60)
     options = robustness.Options((tmp_path / "runs",), episodes=2, csv=tmp_path / "robustness.csv")

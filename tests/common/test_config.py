@@ -167,6 +167,7 @@ def test_the_command_that_goes_on_names_the_module(own):
     process = start("sac_drq", words, cwd=own.parent)
     while "--resume" not in (own / "args.json").read_text():  # it is written when everything is restored
         assert process.poll() is None
+        time.sleep(0.1)
     time.sleep(0.5)
     process.terminate()
     _, stderr = process.communicate(timeout=100)

@@ -1,10 +1,8 @@
 """Two processes of one run learn what one process would from the data of both, and resume together."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,13 +105,11 @@ def fork(words: list[str], monkeypatch) -> list[Fork]:
     return processes
 
 
-def start(words: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [ROOT / "cleanrl_cc" / "ppo_continuous.py", *words]
+def torchrun(words: list[str]) -> Fork:
+    command = ["--standalone", "--nproc-per-node", "2", ROOT / "cleanrl_cc" / "ppo_continuous.py", *words]
     # on a busy machine 30 seconds are short
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "200"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, start_new_session=True, cwd=ROOT, **pipes)
+    patient = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "200"}
+    return Fork("run", command, folder=Path(torch.distributed.__file__).parent, variables=patient)
 
 
 def test_the_command_that_goes_on_has_all_machines(monkeypatch):
@@ -142,7 +138,7 @@ def test_two_stopped_processes_go_on_bit_for_bit(tmp_path, monkeypatch):
         )
         assert stderr.count("Matrix products by") <= (number == 0)  # none where there is no choice
 
-    process = start(command_line("ppo_continuous", stopped, **hoppers))
+    process = torchrun(command_line("ppo_continuous", stopped, **hoppers))
     _, stderr = stop(process, signal.SIGTERM, stopped / "last.pt")
     assert "Saved. Go on with: torchrun --nproc-per-node 2" in stderr
     assert checkpoint(stopped)["global_step"] < 700

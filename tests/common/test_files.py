@@ -6,10 +6,11 @@ import os
 import shutil
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
-from helpers import Fork, command_line, contents, disk_with_room_for, input_error, resume, start, stop, train
+from helpers import Fork, command_line, contents, disk_with_room_for, input_error, resume, stop, train
 
 from cleanrl_cc.common.files import LOCK, FolderLock, atomic_file, move_aside, writing
 
@@ -20,9 +21,10 @@ pytestmark = pytest.mark.slow
 
 def test_a_folder_is_held_by_one_process_and_the_second_says_by_which(tmp_path):
     folder = tmp_path / "run"
-    process = start("td3", command_line("td3", folder, total_timesteps=10**6, checkpoint_frequency=50))
+    process = Fork("td3", command_line("td3", folder, total_timesteps=10**6, checkpoint_frequency=50))
     while not (folder / "last.pt").exists():
         assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     holder = f"in use by process {process.pid} on {socket.gethostname()}"
     assert holder in input_error(resume, "td3", folder)
     code, _ = stop(process, signal.SIGTERM, folder / "last.pt")
@@ -36,6 +38,7 @@ def test_a_folder_without_a_checkpoint_that_is_in_use_is_not_taken(tmp_path):
     process = Fork("td3", command_line("td3", folder, total_timesteps=10**6))
     while not (folder / LOCK).exists() or not (folder / "args.json").exists():
         assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     assert f"process {process.pid}" in input_error(train, "td3", folder)
     assert f"process {process.pid}" in input_error(move_aside, folder)
     os.kill(process.pid, signal.SIGKILL)

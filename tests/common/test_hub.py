@@ -6,17 +6,14 @@ asking how files are to be sent, git-lfs for large ones, committing, and resolvi
 import base64
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import yaml
-from helpers import ROOT, SCRIPTS, flags, input_error, parse, train
+from helpers import ROOT, SCRIPTS, Fork, flags, input_error, parse, train
 
 from cleanrl_cc.common.checkpoints import load_checkpoint
 from cleanrl_cc.evaluate import Options, evaluate, load_policy, main
@@ -104,27 +101,30 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(short_pendulum, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "run"
     train(SCRIPTS[0], folder, total_timesteps=200, eval_frequency=100)
     return folder
 
 
-def command(server, cwd: Path, *words, token: str = "right") -> subprocess.CompletedProcess:
-    """evaluate.py as typed in `cwd`; the library reads its settings when it is imported, hence a process."""
+def command(server, cwd: Path, *words, token: str = "right") -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of evaluate.py typed in `cwd`; the library reads its settings when it is
+    imported, hence a process that imports it again."""
     settings = {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HOME": str(cwd / "cache"),
         "HF_TOKEN": token,
     }
-    environment = os.environ | settings | {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
-    line = [sys.executable, ROOT / "cleanrl_cc" / "evaluate.py", *words, "--episodes", "2", "--device", "cpu"]
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
+    settings |= {"HF_HUB_DISABLE_XET": "1"}
+    words = [*words, "--episodes", "2", "--device", "cpu"]
+    process = Fork("evaluate", words, cwd=cwd, variables=settings, forget="huggingface_hub")
+    stdout, stderr = process.communicate(timeout=200)
+    return process.returncode, stdout, stderr
 
 
 def test_a_policy_goes_to_the_hub_and_comes_back(run, server, tmp_path):
-    pushed = command(server, tmp_path, run, "--push-to-hub", "me/pendulum", "--json")
-    assert pushed.returncode == 0, pushed.stderr
+    code, pushed, stderr = command(server, tmp_path, run, "--push-to-hub", "me/pendulum", "--json")
+    assert code == 0, stderr
     assert sorted(server.files) == sorted(
         [
             "README.md",
@@ -136,9 +136,9 @@ def test_a_policy_goes_to_the_hub_and_comes_back(run, server, tmp_path):
             "replay.mp4",
         ]
     )
-    fetched = command(server, tmp_path, "hf://me/pendulum", "--json", "--save-video")
-    assert fetched.returncode == 0, fetched.stderr
-    results = [json.loads(process.stdout) for process in (pushed, fetched)]
+    code, fetched, stderr = command(server, tmp_path, "hf://me/pendulum", "--json", "--save-video")
+    assert code == 0, stderr
+    results = [json.loads(text) for text in (pushed, fetched)]
     assert results[0]["episodes"] == results[1]["episodes"]
     assert results[1]["checkpoint"] == "hf://me/pendulum"
     assert len(list((tmp_path / "me-pendulum" / "videos").glob("*.mp4"))) == 2
@@ -155,10 +155,10 @@ def test_a_policy_goes_to_the_hub_and_comes_back(run, server, tmp_path):
 )
 def test_what_the_hub_refuses_is_one_sentence(words, token, expected, run, server, tmp_path):
     source = [] if words[0].startswith("hf://") else [run]
-    process = command(server, tmp_path, *source, *words, token=token)
-    assert process.returncode == 1
-    last = process.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in process.stderr and all(word in last for word in expected), process.stderr
+    code, _, stderr = command(server, tmp_path, *source, *words, token=token)
+    assert code == 1
+    last = stderr.strip().splitlines()[-1]
+    assert "Traceback" not in stderr and all(word in last for word in expected), stderr
 
 
 @pytest.fixture(scope="module")
