@@ -67,13 +67,15 @@ def run(project: Path, *commands: list) -> str:
 
 
 @pytest.fixture
-def imports_undone():
-    """What a test imports from elsewhere is forgotten after it."""
+def imports_undone(tmp_path_factory):
+    """What a test imports from its folders is forgotten after it; libraries stay: some load only once."""
     path, modules = list(sys.path), set(sys.modules)
     yield
     sys.path[:] = path
     for name in sys.modules.keys() - modules:
-        del sys.modules[name]
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(tmp_path_factory.getbasetemp()):
+            del sys.modules[name]
 
 
 # --- on the command line ---

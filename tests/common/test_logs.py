@@ -19,13 +19,14 @@ import torch
 from helpers import (
     OF_THE_MACHINE,
     SCRIPTS,
+    Fork,
     assert_same_training,
     checkpoint,
     command_line,
     disk_with_room_for,
     input_error,
+    load_script,
     resume,
-    start,
     train,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -62,12 +63,15 @@ def test_a_last_line_is_written_before_anything_was_learned(tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_grown_run_keeps_its_last_line_and_has_those_of_a_longer_one(script, tmp_path):
-    train(script, tmp_path / "grown", total_timesteps=500)
-    resume(script, tmp_path / "grown", total_timesteps=1100)
-    train(script, tmp_path / "direct", total_timesteps=1100)
+def test_a_grown_run_keeps_its_last_line_and_has_those_of_a_longer_one(script, tmp_path, monkeypatch):
+    for module in (runs, load_script(script)):
+        monkeypatch.setattr(module, "LOG_FREQUENCY", 200)
+    env_id = "helpers:ShortPendulum-v0"  # its episodes have 40 steps
+    train(script, tmp_path / "grown", env_id=env_id, total_timesteps=100)
+    resume(script, tmp_path / "grown", total_timesteps=250)
+    train(script, tmp_path / "direct", env_id=env_id, total_timesteps=250)
     grown, direct = (read_csv(tmp_path / name / "progress.csv") for name in ("grown", "direct"))
-    assert [row["global_step"] for row in grown] == ["500", "1000", "1100"]
+    assert [row["global_step"] for row in grown] == ["100", "200", "250"]
     assert [row | OF_THE_MACHINE for row in grown[1:]] == [row | OF_THE_MACHINE for row in direct]
     assert_same_training(tmp_path / "grown", tmp_path / "direct")
 
@@ -335,9 +339,9 @@ def test_wandb_that_refuses_is_one_sentence(tmp_path, monkeypatch):
     assert message.startswith("--track: not logged in. Run `wandb login`")
 
 
-def test_a_mode_that_wandb_does_not_have_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "nope")  # which wandb reads once in a process
-    process = start("td3", command_line("td3", tmp_path / "run", track=True))
+def test_a_mode_that_wandb_does_not_have_is_one_sentence(tmp_path):
+    words = command_line("td3", tmp_path / "run", track=True)
+    process = Fork("td3", words, variables={"WANDB_MODE": "nope"}, forget="wandb")  # which reads it once
     _, stderr = process.communicate(timeout=200)
     message = stderr.splitlines()[-1]
     assert process.returncode == 1 and message.startswith("--track: ") and "'offline'" in message, stderr
