@@ -49,10 +49,10 @@ def two_cores(monkeypatch):
 
 @pytest.fixture(scope="module")
 def short_laps():
-    """CarRacing's episodes are cut after 200 frames, in this process and its children: an evaluation takes a
-    fifth of the time, and training has ends, too."""
+    """CarRacing's episodes are cut after 100 frames, in this process and its children: an evaluation takes a
+    tenth of the time, and training has ends, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gym.spec("cleanrl_cc/FastCarRacing-v3"), "max_episode_steps", 200)
+        patch.setattr(gym.spec("cleanrl_cc/FastCarRacing-v3"), "max_episode_steps", 100)
         yield
 
 
