@@ -71,11 +71,15 @@ FAULTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_envs", [1, 2])
-@pytest.mark.parametrize("script", ["sac_drq", "ppo_continuous", "rainbow"])
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name, script",
+    [*((name, "sac_drq") for name in FAULTS)]
+    # what a rollout or priorities keep of the steps before
+    + [(name, script) for name in ("Half", "Raises") for script in ("ppo_continuous", "rainbow")],
+)
 def test_a_fault_is_told_before_it_is_stored(name, script, num_envs, tmp_path, monkeypatch):
     monkeypatch.setattr("cleanrl_cc.common.envs.usable_cores", lambda: 2)
-    changes = {"env_id": f"odd_envs:{name}-v0", "total_timesteps": 400, "num_envs": num_envs}
+    changes = {"env_id": f"odd_envs:{name}-v0", "total_timesteps": 120 * num_envs, "num_envs": num_envs}
     message = input_error(train, script, tmp_path / "run", checkpoint_frequency=40, **changes)
     assert (
         f"Environment 0 of odd_envs:{name}-v0" in message or f"Environment 1 of odd_envs:{name}-v0" in message
@@ -85,7 +89,7 @@ def test_a_fault_is_told_before_it_is_stored(name, script, num_envs, tmp_path, m
     assert np.isfinite(replay(tmp_path / "run")["rewards"]).all()
     monkeypatch.setattr(getattr(odd_envs, name), "steps", -(10**6))  # it is mended
     resume(script, tmp_path / "run")
-    assert checkpoint(tmp_path / "run")["global_step"] >= 400
+    assert checkpoint(tmp_path / "run")["global_step"] >= 120 * num_envs
 
 
 def test_a_first_observation_that_is_not_finite_is_told(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -41,9 +42,9 @@ pytestmark = pytest.mark.slow
 def finished(request, tmp_path_factory):
     """The folder and the result of a run with a line of progress, two evaluations and two films."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    mean_return = train(
-        request.param, folder, total_timesteps=1050, action_repeat=2, eval_frequency=1000, capture_video=True
-    )
+    changes = {"env_id": "ShortPendulum-v0", "action_repeat": 2, "updates_per_step": 0.03}
+    recording = {"eval_frequency": 1000, "capture_video": True}
+    mean_return = train(request.param, folder, total_timesteps=1050, **changes, **recording)
     return folder, mean_return
 
 
@@ -112,7 +113,7 @@ def test_policies_are_kept_on_demand_and_a_resumed_run_may_begin_to(tmp_path):
 def test_progress_csv_has_a_line_per_thousand_steps_and_one_for_the_rest_with_finite_losses(finished):
     rows = read_csv(finished[0] / "progress.csv")
     assert [(int(row["global_step"]), int(row["frames"])) for row in rows] == [(1000, 2000), (1050, 2100)]
-    assert float(rows[0]["charts/episodic_length"]) == 100  # 200 environment steps
+    assert float(rows[0]["charts/episodic_length"]) == 20  # 40 environment steps
     losses = [float(value) for row in rows for name, value in row.items() if name.startswith("losses/")]
     assert losses and all(map(math.isfinite, losses))
 
@@ -123,17 +124,17 @@ def test_tensorboard_has_returns_losses_and_evaluations(finished):
         events.Tags()["scalars"]
     )
     assert any(tag.startswith("losses/") for tag in events.Tags()["scalars"])
-    # The step after an episode's end only resets. It counts for nothing, so episodes end at whole hundreds.
-    assert [event.step for event in events.Scalars("charts/episodic_return")] == list(range(100, 1050, 100))
+    # The step after an episode's end only resets. It counts for nothing, so episodes end at whole twenties.
+    assert [event.step for event in events.Scalars("charts/episodic_return")] == list(range(20, 1050, 20))
 
 
 def test_a_film_shows_the_episode_at_its_own_speed(finished):
     with imageio.get_reader(finished[0] / "videos" / "step-00001050.mp4") as film:
         assert film.get_meta_data()["fps"] == 15  # Pendulum's 30, and two environment steps per frame
         frames = [frame for frame in film]
-    assert len(frames) == 100
+    assert len(frames) == 20
     assert frames[0].shape == (500, 500, 3)
-    assert np.abs(frames[0].astype(int) - frames[30]).max() > 100, "nothing moves"
+    assert np.abs(frames[0].astype(int) - frames[-1]).max() > 100, "nothing moves"
 
 
 # --- when it goes wrong ---
@@ -161,11 +162,20 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_last_good_checkpo
     assert np.isfinite(replay(tmp_path / "run")["rewards"]).all()
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.fixture(scope="module", params=["sac_drq", "ppo_continuous"])
+def lengths(request, tmp_path_factory):
+    """A script with a replay buffer or with rollouts, and the folders of runs of 200 and of 230 steps."""
+    folder = tmp_path_factory.mktemp("lengths")
+    for steps in (200, 230):
+        train(request.param, folder / f"{steps}", total_timesteps=steps)
+    return request.param, folder / "200", folder / "230"
+
+
 @pytest.mark.parametrize("room", [0, 5_000, 20_000], ids=["for nothing", "but for replay", "but for weights"])
-def test_a_full_disk_leaves_the_checkpoint_before_whole(script, room, tmp_path):
-    train(script, tmp_path / "run", total_timesteps=200)
-    before = contents(tmp_path / "run")
+def test_a_full_disk_leaves_the_checkpoint_before_whole(lengths, room, tmp_path):
+    script, begun, direct = lengths
+    shutil.copytree(begun, tmp_path / "run")
+    before = contents(begun)
     with disk_with_room_for(room):
         message = input_error(resume, script, tmp_path / "run", total_timesteps=400)
     after = contents(tmp_path / "run")
@@ -174,8 +184,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(script, room, tmp_path):
     # best.pt: a better one
     assert {name for name in before if not after[name].startswith(before[name])} <= {"args.json", "best.pt"}
     resume(script, tmp_path / "run", total_timesteps=230)
-    train(script, tmp_path / "direct", total_timesteps=230)
-    assert_same_training(tmp_path / "run", tmp_path / "direct")
+    assert_same_training(tmp_path / "run", direct)
 
 
 @pytest.mark.parametrize(
@@ -194,19 +203,20 @@ def test_a_folder_that_is_gone_is_told_at_once(changes, tmp_path, monkeypatch):
     if not changes:  # each look at the clock takes two seconds
         monkeypatch.setattr(logs, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
     monkeypatch.setattr(Run, "log_episodes", lose_folder)
-    assert "is gone" in input_error(train, SCRIPTS[0], tmp_path / "run", **changes)
+    message = input_error(train, SCRIPTS[0], tmp_path / "run", env_id="ShortPendulum-v0", **changes)
+    assert "is gone" in message
     assert steps[-1] == 60
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_run_that_met_a_number_that_is_none_goes_on(script, tmp_path, monkeypatch):
     monkeypatch.setattr(BrokenReward, "steps", 0)
-    changes = {"env_id": "BrokenReward-v0", "checkpoint_frequency": 20, "total_timesteps": 500}
+    changes = {"env_id": "BrokenReward-v0", "checkpoint_frequency": 20, "total_timesteps": 200}
     input_error(train, script, tmp_path / "run", **changes)
     assert checkpoint(tmp_path / "run")["global_step"] == 140  # the reward of step 150 is not a number
     monkeypatch.setattr(BrokenReward, "steps", -(10**6))
     resume(script, tmp_path / "run")
-    assert checkpoint(tmp_path / "run")["global_step"] == 500
+    assert checkpoint(tmp_path / "run")["global_step"] == 200
 
 
 # --- what it prints and sends ---
@@ -249,7 +259,7 @@ def test_a_policy_that_is_not_finite_is_not_evaluated(tmp_path, monkeypatch):
     changes = {
         "env_id": "BrokenReward-v0",
         "total_timesteps": 400,
-        "eval_frequency": 300,
+        "eval_frequency": 200,
         "updates_per_step": 1.0,
     }
     assert "not finite" in input_error(train, SCRIPTS[0], tmp_path / "run", **changes)
