@@ -62,17 +62,17 @@ def test_a_seed_is_a_corridor_and_an_episode(env_id):
     assert not np.array_equal(walls(used), walls(fresh))
 
 
-@pytest.mark.parametrize("moment", ["in mid-episode", "right after an end"])
 @pytest.mark.parametrize(
-    "env_id, fields, num_envs",
+    "env_id, fields, num_envs, moment",
     [
-        (MOVING, {"action_repeat": 20}, 3),
-        (ANT, {"action_repeat": 20}, 1),
-        (MOVING, {"obs": "pixels", "action_repeat": 40}, 1),
+        (MOVING, {"action_repeat": 20}, 3, "in mid-episode"),
+        (MOVING, {"action_repeat": 20}, 3, "right after an end"),
+        (ANT, {"action_repeat": 20}, 1, "in mid-episode"),
+        (MOVING, {"obs": "pixels", "action_repeat": 40}, 1, "right after an end"),
     ],
 )
 def test_a_snapshot_restores_a_corridor_bit_for_bit(env_id, fields, num_envs, moment):
-    check_snapshot(env_id, fields, 20, moment, num_envs)
+    check_snapshot(env_id, fields, 10, moment, num_envs)
 
 
 def test_the_density_is_the_number_of_walls_and_variants_can_be_registered():
@@ -99,13 +99,15 @@ def test_an_episode_has_as_many_walls_as_it_is_told_and_the_others_are_under_the
         assert (walls(env)[:, 2] > 0).tolist() == [True] * number + [False] * (11 - number)
 
 
-@pytest.mark.parametrize("steps", [90, 100])  # in an episode; right after an end
-def test_the_curriculum_grows_with_success_and_is_resumed(steps, tmp_path):
-    changes = {"env_id": MOVING, "training_wrappers": (f"{CURRICULUM},goal=-1",), "action_repeat": 20}
-    train("sac_drq", tmp_path / "grown", total_timesteps=steps, **changes)
-    assert checkpoint(tmp_path / "grown")["envs"][0]["learned"] == [{"num_walls": 3}]
-    resume("sac_drq", tmp_path / "grown", total_timesteps=140, training_wrappers=changes["training_wrappers"])
-    train("sac_drq", tmp_path / "direct", total_timesteps=140, **changes)
+def test_the_curriculum_grows_with_success_and_is_resumed(tmp_path):
+    wrappers = {"training_wrappers": (f"{CURRICULUM},goal=-1",)}
+    changes = wrappers | {"env_id": MOVING, "action_repeat": 20, "learning_starts": 20}
+    train("sac_drq", tmp_path / "grown", total_timesteps=40, **changes)
+    # within the second episode of 25 steps, and after its last one
+    for steps, num_walls in ((50, 1), (80, 3)):
+        resume("sac_drq", tmp_path / "grown", total_timesteps=steps, **wrappers)
+        assert checkpoint(tmp_path / "grown")["envs"][0]["learned"] == [{"num_walls": num_walls}]
+    train("sac_drq", tmp_path / "direct", total_timesteps=80, **changes)
     assert_same_training(tmp_path / "grown", tmp_path / "direct")
     assert load_policy(tmp_path / "grown").make_env().unwrapped.task.root_entity.num_walls == 11
 
