@@ -144,7 +144,7 @@ def test_batches_equal_a_list_of_episodes(script, env_id, frame_stack, grayscale
     recorder = Recorder(script, env_id, num_envs, frame_stack, n_step, 25 * num_envs, grayscale)
     rng = np.random.default_rng(1)
     recorder.play(n_step + 1)  # the first moment at which `train` samples
-    for _ in range(60):  # the ring wraps 12 times
+    for _ in range(25):  # the ring wraps 5 times
         recorder.check(recorder.buffer.sample(16, rng))
         recorder.play(5)
 
@@ -155,7 +155,7 @@ def test_the_smallest_buffer_that_is_accepted_works(script, frame_stack, n_step,
     smallest = num_envs * (frame_stack + n_step + 1)
     recorder = Recorder(script, "CountingImages-v0", num_envs, frame_stack, n_step, smallest)
     recorder.play(n_step + 1)
-    for _ in range(100):
+    for _ in range(50):
         recorder.check(recorder.buffer.sample(8, recorder.rng))
         recorder.play(1)
     with pytest.raises(InputError, match=f"--buffer-size must be at least {smallest}"):
@@ -168,7 +168,7 @@ def test_the_smallest_buffer_that_is_accepted_works(script, frame_stack, n_step,
 def test_every_valid_start_is_drawn_equally_often(script, num_envs, num_rows):
     recorder = Recorder(script, num_envs=num_envs, frame_stack=3, n_step=3, buffer_size=50 * num_envs)
     recorder.play(num_rows)
-    drawn = recorder.decode(recorder.buffer.sample(100_000, np.random.default_rng(2)).obs)[:, -1]
+    drawn = recorder.decode(recorder.buffer.sample(50_000, np.random.default_rng(2)).obs)[:, -1]
     starts, counts = np.unique(drawn, axis=0, return_counts=True)
     assert set(map(tuple, starts.tolist())) == recorder.valid_starts()
     expected, freedom = counts.mean(), len(counts) - 1
@@ -272,7 +272,7 @@ def test_prioritised_batches_equal_a_list_of_episodes(frame_stack, n_step, num_e
     }
     recorder, rng = prioritised(n_step + 1, **fields), np.random.default_rng(1)
     buffer = recorder.buffer
-    for _ in range(60):  # the ring wraps 12 times
+    for _ in range(25):  # the ring wraps 5 times
         batch = buffer.sample(16, rng, beta=0.5)
         recorder.check(batch)
         buffer.update_priorities(batch.places, torch.from_numpy(rng.exponential(10, 16)))

@@ -113,10 +113,11 @@ def test_a_support_that_does_not_hold_the_returns_is_told_once(tmp_path, capfd):
     train(
         "rainbow",
         tmp_path / "run",
-        total_timesteps=1100,
+        total_timesteps=1000,
+        learning_starts=700,
         updates_per_step=1.0,
-        target_update_frequency=20,
-        learning_rate=1e-3,
+        target_update_frequency=10,
+        learning_rate=3e-3,
     )
     (warning,) = [line for line in capfd.readouterr().err.splitlines() if "--v-max" in line]
     # as CartPole's largest return is, or the 0 of no reward: only the user knows whether any are beyond
