@@ -8,14 +8,13 @@ import runpy
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SCRIPTS, train
+from helpers import ROOT, SCRIPTS, Fork, start, train
 
 from cleanrl_cc.common import machine
 from cleanrl_cc.common.checkpoints import load_checkpoint, save_checkpoint
@@ -619,11 +618,11 @@ def test_it_ends_in_a_sentence(tool, typed, word, here, monkeypatch, capsys):
 )
 def test_a_terminal_shows_no_more_than_that(tool, typed, word, here):
     before = digest(here)
-    command = [sys.executable, ROOT / "cleanrl_cc" / f"{tool}.py", *shlex.split(typed)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
-    assert result.returncode == 1
-    (line,) = result.stderr.strip().splitlines()
+    starts = start if tool in ("rainbow", "evaluate") else Fork  # as they are typed, imports and all
+    process = starts(tool, shlex.split(typed))
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 1
+    (line,) = stderr.strip().splitlines()
     assert word in line and digest(here) == before
 
 
