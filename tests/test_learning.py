@@ -88,8 +88,12 @@ DQN = {"bins": 15, "learning_rate": 1e-3, "hidden_dim": 64, "batch_size": 64, "t
 DQN |= {"updates_per_step": 1.0, "epsilon_steps": 500, "epsilon_end": 0.1}
 RAINBOW = DQN | {"beta_steps": 2000, "v_min": -1.0, "v_max": 0.0, "num_atoms": 21}
 PPO = {"num_envs": 8, "num_steps": 32, "num_minibatches": 4, "learning_rate": 3e-3, "initial_log_std": -0.5}
-POINT = {"total_timesteps": 1500, "learning_starts": 400, "gamma": 0.9}
-PICTURE = {"total_timesteps": 900, "learning_starts": 200, "frame_stack": 1, "encoder_channels": 8}
+POINT = {"total_timesteps": 800, "learning_starts": 200, "gamma": 0.9, "learning_rate": 3e-3}
+PICTURE = {"total_timesteps": 600, "learning_starts": 150, "frame_stack": 1, "encoder_channels": 4}
+PICTURE |= {"batch_size": 32, "learning_rate": 2e-3}
+# distributions and noise take more updates, and larger ones
+RAINBOW_PICTURE = RAINBOW | {"total_timesteps": 1200, "learning_starts": 600, "frame_stack": 1}
+RAINBOW_PICTURE |= {"encoder_channels": 8}
 
 
 def train(script: str, folder, **fields) -> float:
@@ -112,13 +116,13 @@ def train(script: str, folder, **fields) -> float:
         ("td3", NOISE | POINT),
         ("ddpg", NOISE | POINT),
         ("ddpg", NOISE | POINT | {"batch_norm": True, "exploration_noise_type": "ou"}),
-        ("dqn_atari_style", DQN | POINT | {"total_timesteps": 2000}),
-        ("rainbow", RAINBOW | POINT | {"total_timesteps": 3000, "learning_starts": 1000}),
-        ("ppo_continuous", PPO | {"total_timesteps": 8000, "learning_rate_schedule": "linear"}),
+        ("dqn_atari_style", DQN | POINT | {"total_timesteps": 1700}),
+        ("rainbow", RAINBOW | POINT | {"total_timesteps": 2200, "learning_starts": 600}),
+        ("ppo_continuous", PPO | {"total_timesteps": 4096, "learning_rate_schedule": "linear"}),
         (
             "ppo_continuous",
             PPO
-            | {"total_timesteps": 8000, "learning_rate_schedule": "cosine", "action_distribution": "beta"},
+            | {"total_timesteps": 4096, "learning_rate_schedule": "cosine", "action_distribution": "beta"},
         ),
     ],
 )
@@ -133,10 +137,10 @@ def test_a_point_is_brought_to_its_target(script, fields, tmp_path):
         ("td3", NOISE | PICTURE | {"shift_pad": 1}),
         ("ddpg", NOISE | PICTURE | {"random_shift": False}),
         ("dqn_atari_style", DQN | PICTURE),
-        ("rainbow", RAINBOW | PICTURE | {"total_timesteps": 1200, "learning_starts": 600}),
+        ("rainbow", RAINBOW_PICTURE),
         (
             "ppo_continuous",
-            PPO | {"total_timesteps": 3000, "frame_stack": 1, "encoder_channels": 8, "feature_dim": 64},
+            PPO | {"total_timesteps": 2048, "frame_stack": 1, "encoder_channels": 4, "feature_dim": 64},
         ),
     ],
 )
