@@ -117,7 +117,7 @@ def train(script: str, folder, **fields) -> float:
         ("ddpg", NOISE | POINT),
         ("ddpg", NOISE | POINT | {"batch_norm": True, "exploration_noise_type": "ou"}),
         ("dqn_atari_style", DQN | POINT | {"total_timesteps": 1700}),
-        ("rainbow", RAINBOW | POINT | {"total_timesteps": 2200, "learning_starts": 600}),
+        ("rainbow", RAINBOW | {"total_timesteps": 3000, "learning_starts": 1000, "gamma": 0.9}),
         ("ppo_continuous", PPO | {"total_timesteps": 4096, "learning_rate_schedule": "linear"}),
         (
             "ppo_continuous",

@@ -37,13 +37,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_laps")]
 PROBLEMS = {
     "LunarLander": {
         "env_id": "LunarLander-v3",
-        "total_timesteps": 600,
+        "total_timesteps": 700,
         "eval_frequency": 350,
         "checkpoint_frequency": 130,
     },
     "3 Hoppers": {
         "env_id": "Hopper-v5",
-        "total_timesteps": 900,
+        "total_timesteps": 1100,
         "num_envs": 3,
         "eval_frequency": 500,
         "checkpoint_frequency": 130,
