@@ -36,6 +36,7 @@ commands() {
     run td3-constant-rate td3 CarRacing-v3 "$seed" --learning-rate-schedule constant --total-timesteps 100000 --buffer-size 150000
     run sac_drq-patience sac_drq CarRacing-v3 "$seed" "${sac[@]}"
     run sac_drq-longer-horizon sac_drq CarRacing-v3 "$seed" --gamma 0.99
+    run sac_drq-higher-limit sac_drq CarRacing-v3 "$seed" --training-wrappers RoadRules,speed_limit=65
     run sac_drq-laxer-rules sac_drq CarRacing-v3 "$seed" --gamma 0.99 --training-wrappers RoadRules,missed=1,speed_limit=60
     run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" "${sac[@]}" --learning-rate-schedule constant --total-timesteps 180000 --buffer-size 150000
     run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" "${sac[@]}" --image-size 64 --total-timesteps 200000 --buffer-size 200000
