@@ -73,7 +73,7 @@ def imports(path: Path) -> set[str]:
 def test_every_source_has_a_file_of_tests(folder):
     sources = ROOT / folder if folder == "benchmark" else PACKAGE / folder
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / folder).glob("test_*.py")}
-    assert {path.stem for path in sources.glob("*.py")} <= tests | {"__init__", "errors"}
+    assert {path.stem for path in sources.glob("*.py")} <= tests | {"__init__"}
 
 
 @each
