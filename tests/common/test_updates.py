@@ -55,8 +55,12 @@ def counted():
 @pytest.fixture
 def plain_code():
     """A graph without vector instructions and optimisation: a third of g++'s time. A test below has both."""
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+    valid_vec_isa_list.cache_clear()  # it remembers what the configuration was at its first call
     with torch._inductor.config.patch({"cpp.vec_isa_ok": False, "aot_inductor.debug_compile": True}):
         yield
+    valid_vec_isa_list.cache_clear()
 
 
 def parameters() -> list[torch.Tensor]:
@@ -275,6 +279,23 @@ def test_a_compiled_run_goes_on_bit_for_bit_and_moves_to_eager_code_and_back(
 
 
 @pytest.mark.slow
+def test_a_cache_that_another_processor_filled_changes_nothing(counted, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    larger_epsilon("td3", monkeypatch)
+    train("td3", tmp_path / "eager", total_timesteps=100)
+    expected = checkpoint(tmp_path / "eager")["agent"]
+    for capability in ("avx2", "default"):  # the latter has no vectors
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+        torch.compiler.reset()
+        with torch._inductor.config.patch({"aot_inductor.debug_compile": True}):
+            train("td3", tmp_path / capability, total_timesteps=100, compile=True)
+        saved = checkpoint(tmp_path / capability)
+        assert saved["args"]["compile"], capsys.readouterr().err
+        for name, weights in expected.items():
+            torch.testing.assert_close(saved["agent"][name], weights, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_a_compiler_that_fails_leaves_eager_code_and_one_sentence(counted, tmp_path, monkeypatch, capsys):
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\nexit 1\n")
@@ -283,7 +304,7 @@ def test_a_compiler_that_fails_leaves_eager_code_and_one_sentence(counted, tmp_p
     with torch._inductor.config.patch({"cpp.cxx": (str(compiler),), "force_disable_caches": True}):
         train("td3", tmp_path / "run", total_timesteps=80, compile=True)
     lines = [line for line in capsys.readouterr().err.splitlines() if "--compile" in line]
-    assert len(lines) == 1 and lines[0].endswith(".")
+    assert len(lines) == 1 and "No working C++ compiler" in lines[0] and lines[0].endswith(".")
     train("td3", tmp_path / "eager", total_timesteps=80)
     assert_same_training(tmp_path / "run", tmp_path / "eager")
     assert not checkpoint(tmp_path / "run")["args"]["compile"]
