@@ -3,8 +3,8 @@
 # fewer random actions; speed limits of 55 for DDPG, 60 for TD3 and 65 for SAC, a constant learning rate, smaller images, fewer
 # updates, and SAC that looks further ahead or has laxer rules; SAC's Hopper with targets that move half as fast, and with these
 # returns of three steps or more entropy; TD3 with the learning rate of the authors' later code, and with targets that move twice as
-# fast; another PPO, with a learning rate that is constant where the preset's falls and falls where it is constant, and with fewer
-# steps.
+# fast; another PPO, with a learning rate that is constant where the preset's falls and falls where it is constant, with fewer
+# steps, and in the corridors with an action for each step.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -54,6 +54,9 @@ commands() {
     run ppo_continuous-constant-rate ppo_continuous LunarLander-v3 "$seed" --learning-rate-schedule constant --total-timesteps 1000000
     run ppo_continuous-linear ppo_continuous LunarLander-v3 "$seed" --total-timesteps 1000000
     run ppo_continuous-linear ppo_continuous HalfCheetah-v5 "$seed" --learning-rate-schedule linear --learning-rate 4e-5
+    for walls in Static Moving; do
+      run ppo_continuous-no-repeat ppo_continuous cleanrl_cc/Corridor$walls-Ball-v0 "$seed" --action-repeat 1 --total-timesteps 1000000
+    done
     run ppo_continuous-zoo ppo_continuous Humanoid-v5 "$seed" "${humanoid[@]}"
     run ppo_continuous-zoo ppo_continuous Hopper-v5 "$seed" "${hopper[@]}"
   done

@@ -105,13 +105,11 @@ TIANSHOU = EIGHT | {"vf_coef": 0.25, "initial_log_std": -0.5, **LINEAR}  # examp
 PIXELS = EIGHT | {"num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005}  # our own runs
 PIXELS |= {**LINEAR, "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
 PRESETS = {
-    "HalfCheetah-v[45]": ZOO
-    | {"hidden_dim": 256, "activation": "relu", "initial_log_std": -2.0, "num_minibatches": 8, "gamma": 0.98}
-    | {"gae_lambda": 0.92, "learning_rate": 2.0633e-5, "ent_coef": 0.000401762, "vf_coef": 0.58096}
-    | {"max_grad_norm": 0.8},
-    "Walker2d-v[45]": ZOO
-    | {"num_minibatches": 16, "learning_rate": 5.05041e-5, "ent_coef": 0.000585045, "vf_coef": 0.871923}
-    | {"max_grad_norm": 1.0, **LINEAR},
+    "HalfCheetah-v[45]": {**ZOO, "hidden_dim": 256, "activation": "relu", "initial_log_std": -2.0}
+    | {"num_minibatches": 8, "gae_lambda": 0.92, "learning_rate": 2.0633e-5, "ent_coef": 0.000401762}
+    | {"gamma": 0.98, "vf_coef": 0.58096, "max_grad_norm": 0.8},
+    "Walker2d-v[45]": {**ZOO, "num_minibatches": 16, "learning_rate": 5.05041e-5, "ent_coef": 0.000585045}
+    | {"vf_coef": 0.871923, "max_grad_norm": 1.0, **LINEAR},
     "Ant-v[45]": TIANSHOU | {"total_timesteps": 3_000_000},
     "Hopper-v[45]": TIANSHOU | {"total_timesteps": 2_000_000},
     # Sample Factory, mujoco_params.py, without its KL loss: 4096 steps per rollout, here of 8 environments
@@ -121,6 +119,8 @@ PRESETS = {
     "LunarLander-v3": {"num_envs": 16, "num_steps": 1024, "num_minibatches": 256, "num_epochs": 4}
     | {"gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01, "normalize": False, **LINEAR}
     | {"total_timesteps": 3_000_000, "eval_frequency": 50_000},
+    # Noise that changes every 0.04 s does not get a ball around a wall; every 0.16 s it does
+    "cleanrl_cc/Corridor*-Ball-v0": EIGHT | {"action_repeat": 4, "total_timesteps": 300_000},
     "CarRacing-v3": PIXELS
     | {"action_repeat": 4, "training_wrappers": ("Patience,frames=100",), "eval_episodes": 20},
     "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},
