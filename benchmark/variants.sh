@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the presets were chosen against: two axes where five actions drive better; CarRacing without the rules of the road; DQN with
-# fewer random actions; speed limits of 55 for DDPG, 60 for TD3 and 65 for SAC, a constant learning rate, smaller images, fewer
+# fewer random actions, shifted images or slower targets; speed limits of 55 for DDPG, 60 for TD3 and 65 for SAC, a constant learning rate, smaller images, fewer
 # updates, and SAC that looks further ahead or has laxer rules; SAC's Hopper with targets that move half as fast, and with these
 # returns of three steps or more entropy; TD3 with the learning rate of the authors' later code, and with targets that move twice as
 # fast; another PPO, with a learning rate that is constant where the preset's falls and falls where it is constant, with fewer
@@ -31,6 +31,8 @@ commands() {
     run dqn_atari_style-axes dqn_atari_style CarRacing-v3 "$seed" "${dqn[@]}" --action-set auto
     run dqn_atari_style-patience dqn_atari_style CarRacing-v3 "$seed" "${dqn[@]}"
     run dqn_atari_style-less-exploration dqn_atari_style CarRacing-v3 "$seed" --epsilon-end 0.01
+    run dqn_atari_style-shifted dqn_atari_style CarRacing-v3 "$seed" --random-shift
+    run dqn_atari_style-slower-targets dqn_atari_style CarRacing-v3 "$seed" --target-update-frequency 1000
     run rainbow-axes rainbow CarRacing-v3 "$seed" "${rainbow[@]}" --action-set auto
     run rainbow-patience rainbow CarRacing-v3 "$seed" "${rainbow[@]}"
     run td3-patience td3 CarRacing-v3 "$seed" "${td3[@]}"
