@@ -140,6 +140,7 @@ class Policy:
             trained_on = args.device.split(":")[0]
             args.device = str(find_device(device))
             args.compile = False
+            args.num_threads = None
             if precision is not None:
                 args.precision = precision
             elif args.device.split(":")[0] != trained_on:

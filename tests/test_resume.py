@@ -206,6 +206,39 @@ def test_a_run_that_moves_says_that_it_is_no_longer_the_same(tmp_path, capsys):
     assert (args["device"], args["num_threads"]) == ("cpu", 2)
 
 
+def test_a_run_keeps_the_threads_that_it_began_with(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cleanrl_cc.common.machine.usable_cores", lambda: 2)
+    torch.set_num_threads(3)
+    try:
+        train(SCRIPTS[0], tmp_path / "run", total_timesteps=60, num_threads=None)
+    finally:
+        torch.set_num_threads(1)
+    capsys.readouterr()
+    resume(SCRIPTS[0], tmp_path / "run", total_timesteps=80)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert threads == 3 == checkpoint(tmp_path / "run")["args"]["num_threads"]
+    told = capsys.readouterr().err
+    assert "3 threads are slow" in told and "--num-threads 2 is faster" in told
+    assert "bit for bit" not in told
+
+
+def test_a_run_says_which_library_or_processor_is_another_one_than_when_it_was_saved(tmp_path, capsys):
+    train(SCRIPTS[0], tmp_path / "run", total_timesteps=60)
+    state = checkpoint(tmp_path / "run")
+    here = state["computed_by"]
+    assert here["torch"] == torch.__version__
+    older = {"torch": "2.6.0", "processor": "Z80 (no vectors)", "GPU": "H100", "a library of then": "1"}
+    save_checkpoint(tmp_path / "run" / "last.pt", state | {"computed_by": here | older})
+    for step in (80, 100):  # the second time the same computes it as the first time
+        resume(SCRIPTS[0], tmp_path / "run", total_timesteps=step)
+        told = [line for line in capsys.readouterr().err.splitlines() if "bit for bit" in line]
+        assert len(told) == (step == 80)
+        if told:
+            assert f"processor Z80 (no vectors), here {here['processor']}; torch 2.6.0, here 2." in told[0]
+            assert "H100" not in told[0] and "of then" not in told[0]
+
+
 def test_a_log_line_after_a_resume_has_the_losses_of_the_last_update(tmp_path):
     train("ppo_continuous", tmp_path / "grown", total_timesteps=900, num_steps=600)
     resume("ppo_continuous", tmp_path / "grown", total_timesteps=1100)

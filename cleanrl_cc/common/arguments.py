@@ -63,7 +63,7 @@ class RunArgs:
     device: str = "auto"
     """torch device: auto, cpu, cuda or cuda:1"""
     num_threads: Small | None = None
-    """torch threads; None: torch decides"""
+    """torch threads; None: torch decides at the start, and a resumed run keeps to it"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """precision of all layers but the last; auto: bf16 for pixels where it is faster, else fp32"""
     matmul: Literal["auto", "mkl", "onednn"] = "auto"
@@ -106,6 +106,8 @@ class RunArgs:
 RECORDING = ("checkpoint_frequency", "eval_frequency", "eval_episodes", "keep_policies")
 RECORDING += ("capture_video", "track", "wandb_project", "wandb_entity")
 MACHINE = ("device", "num_threads", "compile")
+# What a machine decides unless it is typed.
+FOUND = {"device": "auto", "precision": "auto", "matmul": "auto", "num_threads": None}
 
 
 def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = None):
@@ -143,7 +145,7 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
 
 
 def keep_to(saved: RunArgs, args: RunArgs):
-    """Puts what was found for "auto" into the arguments of a resumed run, and says if it moves.
+    """Puts what its machine decided into the arguments of a resumed run, and says if it moves.
 
     Raises:
         InputError: one differs from `saved`, those in the checkpoint, that may not.
@@ -152,7 +154,7 @@ def keep_to(saved: RunArgs, args: RunArgs):
     for name, value in asdict(saved).items():
         value_now = getattr(args, name)
         flag = "--" + name.replace("_", "-")
-        if value_now == "auto" and name in ("device", "precision", "matmul"):  # resolved in the checkpoint
+        if name in FOUND and value_now == FOUND[name]:  # what was found for it is in the checkpoint
             setattr(args, name, value)
         elif name in ("resume", "total_timesteps", *RECORDING) or value_now == value:
             continue

@@ -5,6 +5,7 @@
 the process dies, `last.pt` and the file it names are a pair.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -18,8 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.files import BLOCK_BYTES, atomic_file, read_seal, seal
+from cleanrl_cc.common.machine import describe_arithmetic
 from cleanrl_cc.common.updates import Adam
 
 REPLAY = re.compile(r"replay-\d+(-[0-9a-f]{16})?\.npz(\.tmp)?")
@@ -70,6 +73,7 @@ class Checkpoint:
     other_ranks: list[dict] = field(default_factory=list)  # `envs` and `random` of the other processes
     replay: str  # name of the file beside this one
     replay_token: str = ""  # random, and in the seal of that file too
+    computed_by: dict[str, str] = field(default_factory=dict)  # `machine.describe_arithmetic`
     best_return: float  # of the evaluations so far
     evaluated: list  # [global step, mean return] of the last one
     evaluation_due: bool = False  # whether one was under way at this step when the run was stopped
@@ -79,8 +83,9 @@ class Checkpoint:
     tracker_id: str | None  # of the run at Weights & Biases
 
     @classmethod
-    def load(cls, path: str | Path, algorithm: str) -> "Checkpoint":
-        """Reads what a run goes on from. Raises InputError as `load_checkpoint`, and for a policy alone."""
+    def load(cls, path: str | Path, algorithm: str, device: str) -> "Checkpoint":
+        """Reads what a run goes on from, on `device`, and says what computes it now instead of what did.
+        Raises InputError as `load_checkpoint`, and for a policy alone."""
         state = load_checkpoint(path, algorithm)
         needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
         if missing := needed - state.keys():
@@ -88,7 +93,19 @@ class Checkpoint:
                 f"{path} cannot be resumed, it lacks {', '.join(sorted(missing))}: "
                 "resume from a run folder or its last.pt."
             )
-        return cls(**{f.name: state[f.name] for f in fields(cls) if f.name in state})
+        checkpoint = cls(**{f.name: state[f.name] for f in fields(cls) if f.name in state})
+        here = describe_arithmetic(device)
+        changed = [
+            f"{name} {before}, here {here[name]}"
+            for name, before in checkpoint.computed_by.items()
+            if here.get(name, before) != before
+        ]
+        if changed:
+            announcements.keep(
+                f"{path} was computed by {'; '.join(changed)}: "
+                "it goes on, but may no longer be the same bit for bit."
+            )
+        return checkpoint
 
 
 def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
@@ -272,6 +289,16 @@ def rng_state(rng: np.random.Generator | None = None) -> dict:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "rng": rng.bit_generator.state if rng else None,
     }
+
+
+@contextlib.contextmanager
+def kept_generators():
+    """Gives Python's, NumPy's and torch's global generators back as they were."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)
 
 
 def set_rng_state(state: dict, rng: np.random.Generator | None = None):

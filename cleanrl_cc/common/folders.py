@@ -9,12 +9,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import gymnasium as gym
 import torch
 
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.files import move_aside, set_aside, write_text
-from cleanrl_cc.common.machine import describe_machine
+from cleanrl_cc.common.machine import describe_machine, describe_versions
 from cleanrl_cc.common.scripts import start_command
 
 
@@ -85,10 +84,6 @@ def write_description(folder: Path, args, algorithm: str):
         "args": asdict(args),
         "commands": [*earlier, start_command()],
         "machine": describe_machine(torch.device(args.device)),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "gymnasium": gym.__version__,
-        },
+        "versions": {"python": platform.python_version()} | describe_versions(),
     }
     write_text(path, json.dumps(description, indent=2) + "\n")

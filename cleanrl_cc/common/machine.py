@@ -10,6 +10,7 @@ import random
 import shutil
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,18 @@ from torch.utils.hooks import RemovableHandle
 from cleanrl_cc.common import announcements
 from cleanrl_cc.common.errors import InputError, describe
 from cleanrl_cc.common.memory import free_memory
+from cleanrl_cc.common.vector import usable_cores
+
+LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "dm_control", "Box2D")
 
 
 def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.device:
     """Seeds every generator, sets threads and the library of matrix products, and resolves "auto" in `args`.
 
     Args:
-        args: the run's; "auto" in `device`, `precision` and `matmul` becomes what was found, so that a
-            resumed run keeps it. Where torch.compile finds no compiler, `compile` becomes False.
+        args: the run's; "auto" in `device`, `precision` and `matmul`, and None in `num_threads`, becomes what
+            was found, so that a resumed run keeps it. Where torch.compile finds no compiler, `compile`
+            becomes False.
         pixels: whether the networks read images.
         batch_sizes: what acting and learning put through layers of `args.hidden_dim`:
             products by which "auto" chooses the library. None where a policy is only evaluated.
@@ -39,8 +44,13 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
     torch.manual_seed(args.seed)
     device = find_device(args.device)
     args.device = str(device)
-    if args.num_threads is not None:
-        torch.set_num_threads(args.num_threads)
+    args.num_threads = args.num_threads or torch.get_num_threads()
+    torch.set_num_threads(args.num_threads)
+    if args.num_threads > usable_cores():  # a run that moved to a smaller machine
+        announcements.keep(
+            f"Warning: {args.num_threads} threads are slow where there are fewer processor cores: "
+            f"--num-threads {usable_cores()} is faster."
+        )
     if device.type == "cuda":
         bf16_is_native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -292,6 +302,18 @@ def describe_machine(device: torch.device) -> dict:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
+
+
+def describe_versions() -> dict[str, str]:
+    """For the record: the versions of the libraries that compute a run's numbers, by name."""
+    return {name: version(name) for name in LIBRARIES if importlib.util.find_spec(name)}
+
+
+def describe_arithmetic(device: str) -> dict[str, str]:
+    """What decides the last bits of a run's numbers beside its arguments: processor, GPU and versions."""
+    machine = describe_machine(torch.device(device))
+    gpu = {"GPU": machine["gpu"]} if machine["gpu"] else {}
+    return {"processor": f"{machine['processor']} ({machine['kind']})"} | gpu | describe_versions()
 
 
 def processor_kind() -> str:

@@ -19,6 +19,7 @@ from cleanrl_cc.common.checkpoints import (
     Agent,
     Buffer,
     Checkpoint,
+    kept_generators,
     load_optimizers,
     load_replay,
     not_finite,
@@ -35,7 +36,7 @@ from cleanrl_cc.common.evaluation import EVALUATION_SEED, Film, play_episodes, s
 from cleanrl_cc.common.files import FolderLock
 from cleanrl_cc.common.folders import new_folder, write_description
 from cleanrl_cc.common.interruption import Interruptible
-from cleanrl_cc.common.machine import unwatch_networks
+from cleanrl_cc.common.machine import describe_arithmetic, unwatch_networks
 from cleanrl_cc.common.rendering import as_frame
 from cleanrl_cc.common.scripts import script_name
 from cleanrl_cc.common.unsaved import Unsaved
@@ -119,7 +120,7 @@ class Run(Interruptible):
         if self.writes:
             self.lock = FolderLock(self.folder)
         try:
-            checkpoint = Checkpoint.load(path, self.algorithm)
+            checkpoint = Checkpoint.load(path, self.algorithm, self.args.device)
             obs, autoreset = self._restore(path, checkpoint)
             if self.writes:
                 self._cut_logs(checkpoint.global_step, checkpoint.lines)
@@ -199,9 +200,8 @@ class Run(Interruptible):
         if self.args.capture_video:
             films = {EVALUATION_SEED: Film(video, self.eval_envs[0], self.args.action_repeat)}
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + self.args.eval_episodes)
-        generators = rng_state()
-        episodes = play_episodes(self.eval_envs, self.agent, seeds, films, is_stopped=self.is_stopping)
-        set_rng_state(generators)
+        with kept_generators():
+            episodes = play_episodes(self.eval_envs, self.agent, seeds, films, is_stopped=self.is_stopping)
         self.evaluation_due = not episodes  # a resumed run then begins with it
         if not episodes:
             return self.evaluation
@@ -223,18 +223,17 @@ class Run(Interruptible):
 
     def _make_eval_envs(self, num_episodes: int):
         """Makes those that are still missing to play so many episodes; the first one is filmed."""
-        generators = rng_state()
-        if not self.eval_envs:
-            mode = "rgb_array" if self.args.capture_video else None
-            self.eval_envs.append(make_env(**self.recipe, render_mode=mode))
-            if self.args.capture_video:
-                self.eval_envs[0].reset(seed=EVALUATION_SEED)
-                if not isinstance(picture := self.eval_envs[0].render(), np.ndarray):
-                    raise InputError(f"{self.args.env_id} draws no pictures: leave out --capture-video.")
-                as_frame(picture, self.eval_envs[0])
-        while len(self.eval_envs) < side_by_side(self.eval_envs[0], num_episodes):
-            self.eval_envs.append(make_env(**self.recipe))
-        set_rng_state(generators)
+        with kept_generators():
+            if not self.eval_envs:
+                mode = "rgb_array" if self.args.capture_video else None
+                self.eval_envs.append(make_env(**self.recipe, render_mode=mode))
+                if self.args.capture_video:
+                    self.eval_envs[0].reset(seed=EVALUATION_SEED)
+                    if not isinstance(picture := self.eval_envs[0].render(), np.ndarray):
+                        raise InputError(f"{self.args.env_id} draws no pictures: leave out --capture-video.")
+                    as_frame(picture, self.eval_envs[0])
+            while len(self.eval_envs) < side_by_side(self.eval_envs[0], num_episodes):
+                self.eval_envs.append(make_env(**self.recipe))
 
     # Checkpoints
 
@@ -288,6 +287,7 @@ class Run(Interruptible):
             other_ranks=processes[1:],
             replay=replay_name,
             replay_token=replay_token,
+            computed_by=describe_arithmetic(self.args.device),
             best_return=self.best_return,
             evaluated=[self.evaluated_step, self.evaluation],
             evaluation_due=self.evaluation_due,
