@@ -10,7 +10,7 @@ import random
 import shutil
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -306,7 +306,11 @@ def describe_machine(device: torch.device) -> dict:
 
 def describe_versions() -> dict[str, str]:
     """For the record: the versions of the libraries that compute a run's numbers, by name."""
-    return {name: version(name) for name in LIBRARIES if importlib.util.find_spec(name)}
+    versions = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def describe_arithmetic(device: str) -> dict[str, str]:
