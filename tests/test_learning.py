@@ -117,7 +117,10 @@ def train(script: str, folder, **fields) -> float:
         ("ddpg", NOISE | POINT),
         ("ddpg", NOISE | POINT | {"batch_norm": True, "exploration_noise_type": "ou"}),
         ("dqn_atari_style", DQN | POINT | {"total_timesteps": 1700}),
-        ("rainbow", RAINBOW | {"total_timesteps": 3000, "learning_starts": 1000, "gamma": 0.9}),
+        (
+            "rainbow",
+            RAINBOW | {"num_atoms": 51, "total_timesteps": 4500, "learning_starts": 1000, "gamma": 0.9},
+        ),
         ("ppo_continuous", PPO | {"total_timesteps": 4096, "learning_rate_schedule": "linear"}),
         (
             "ppo_continuous",
