@@ -1,6 +1,7 @@
 """What an update is made of in all six scripts: Adam, clipped gradients, one graph of it all, and one copy of
 what it learns from."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,9 +50,11 @@ class Adam:
             return
         # m ← β₁ m + (1 - β₁) g,  v ← β₂ v + (1 - β₂) g²,  θ ← θ - α m̂ / (√v̂ + ε),
         # m̂ = m / (1 - β₁ᵗ),  v̂ = v / (1 - β₂ᵗ)
+        # βᵗ as exp(t log β): torch's compiler keeps what an exp gave, and would take a pow anew for every 16
+        # weights, 6 to 10 % of an update from states
         num_steps = self.num_steps.double()  # 1 - β₂ᵗ loses four digits at first
-        step_size = self.learning_rate / (1 - BETA1**num_steps)
-        correction = (1 - BETA2**num_steps).sqrt()
+        step_size = self.learning_rate / (1 - torch.exp(num_steps * math.log(BETA1)))
+        correction = (1 - torch.exp(num_steps * math.log(BETA2))).sqrt()
         torch._foreach_lerp_(self.means, gradients, 1 - BETA1)
         torch._foreach_mul_(self.squares, BETA2)
         torch._foreach_addcmul_(self.squares, gradients, gradients, 1 - BETA2)

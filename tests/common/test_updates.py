@@ -1,5 +1,6 @@
 """What an update is made of: Adam as torch's, and one graph that computes what eager code does."""
 
+import re
 import stat
 from functools import partial
 from types import SimpleNamespace
@@ -215,6 +216,24 @@ def test_one_graph_learns_what_eager_code_does(script, problem, counted, tmp_pat
             graph["agent"][name], weights, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     assert_same_shape(graph["optimizers"], eager["optimizers"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("plain_code", "counted")
+def test_a_graph_computes_adams_corrections_once_and_not_in_each_loop():
+    from torch._inductor.utils import run_and_get_code
+
+    adam = Adam([torch.ones(size) for size in (3, 40, 500)], learning_rate=1e-3)  # a loop for each
+
+    def update(*gradients):
+        adam.step(clip(gradients, max_norm=10))
+        return adam.num_steps.clone()
+
+    args = SimpleNamespace(compile=True)
+    graph = compile_update(update, args, torch.device("cpu"))
+    _, code = run_and_get_code(graph, *gradients(adam.parameters, seed=1))
+    assert args.compile and adam.num_steps == 1
+    assert len(re.findall(r"std::(?:exp|pow)\(", "".join(code))) == 2  # β₁ᵗ and β₂ᵗ
 
 
 @pytest.mark.slow
