@@ -7,9 +7,14 @@
 A figure is environment steps per second of a whole training loop: environment, policy, buffer and update;
 off-policy ones make one update per step. Each measurement is a process of its own; the contenders take turns,
 round after round, so that a machine that slows down slows all of them; the table has the median round.
-Nothing else should run meanwhile. Peers that are not installed are left out.
+Nothing else should run meanwhile. Peers that are not installed are left out, and CleanRL, which is no
+package, is measured from a clone:
+
+    git clone https://github.com/vwxyzjn/cleanrl
+    python benchmark/speed.py --tasks dqn-pixels rainbow-pixels --cleanrl cleanrl
 """
 
+import ast
 import importlib
 import importlib.util
 import json
@@ -23,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import gymnasium as gym
 import torch
 import tyro
 
@@ -70,11 +76,14 @@ DQN = REPLAY | {
     "batch_size": 32,
     "updates_per_step": 1.0,
     "n_step": 1,
+    "action_set": "five",
     "action_repeat": 1,
     "training_wrappers": (),
     "encoder_channels": 32,
 }
 PEER_DQN = REPLAY | {"batch_size": 32, "train_freq": 1, "gradient_steps": 1}
+DQN_PIXELS = CNN | {"contenders": (*OURS, "sb3", "cleanrl"), "peer": "DQN", "ours": DQN, "theirs": PEER_DQN}
+DQN_PIXELS |= {"env_kwargs": {"continuous": False}, "steps": 200}
 TASKS = {
     "sac": MLP
     | {
@@ -111,30 +120,12 @@ TASKS = {
     "ppo-pixels-repeat": PPO_PIXELS
     | {"title": "PPO, CarRacing-v3, 8 environments, batch 256, 4 epochs, four frames a step"}
     | {"ours": PPO_PIXELS["ours"] | {"action_repeat": 4}, "frame_skip": 4},
-    "dqn-pixels": CNN
-    | {
-        "title": "DQN, CarRacing-v3, five actions, batch 32, one frame a step",
-        "script": "dqn_atari_style",
-        "peer": "DQN",
-    }
-    | {
-        "ours": DQN | {"action_set": "five"},
-        "theirs": PEER_DQN,
-        "env_kwargs": {"continuous": False},
-        "steps": 200,
-    },
-    "rainbow-pixels": CNN
-    | {
-        "title": "Rainbow (against DQN), CarRacing-v3, five actions, batch 32, one frame a step",
-        "script": "rainbow",
-        "peer": "DQN",
-    }
-    | {
-        "ours": DQN | {"action_set": "five"},
-        "theirs": PEER_DQN,
-        "env_kwargs": {"continuous": False},
-        "steps": 200,
-    },
+    "dqn-pixels": DQN_PIXELS
+    | {"title": "DQN, CarRacing-v3, five actions, batch 32, one frame a step"}
+    | {"script": "dqn_atari_style", "cleanrl": "dqn_atari"},
+    "rainbow-pixels": DQN_PIXELS
+    | {"title": "Rainbow (sb3: DQN), CarRacing-v3, five actions, batch 32, one frame a step"}
+    | {"script": "rainbow", "cleanrl": "rainbow_atari", "ours": DQN | {"n_step": 3, "num_atoms": 51}},
 }
 
 
@@ -150,6 +141,8 @@ class Options:
     """where networks are; CUDA_VISIBLE_DEVICES chooses among GPUs"""
     csv: str | None = None
     """append the measurements to this file"""
+    cleanrl: str | None = None
+    """clone of CleanRL's repository, whose DQN and Rainbow are to be measured, too"""
     child: str | None = None
     """used by the program itself: measure this contender and print steps per second"""
 
@@ -229,6 +222,44 @@ def measure_peer(task: dict, contender: str, threads: int, options: Options) -> 
     }
 
 
+def measure_cleanrl(task: dict, contender: str, threads: int, options: Options) -> dict:
+    """Their script as it is, but for its environment: CarRacing in four gray frames, with a clock."""
+    torch.set_num_threads(threads)
+    clock = []
+
+    class Clock(gym.Wrapper):
+        def step(self, action):
+            clock.append((len(clock) + 1, time.perf_counter()))
+            return super().step(action)
+
+    def make_env(env_id, *_):
+        def thunk():
+            env = gym.wrappers.GrayscaleObservation(gym.make(env_id, **task["env_kwargs"]))
+            return Clock(gym.wrappers.FrameStackObservation(gym.wrappers.ResizeObservation(env, (84, 84)), 4))
+
+        return thunk
+
+    clone = Path(options.cleanrl).resolve()
+    path = clone / "cleanrl" / f"{task['cleanrl']}.py"
+    script = ast.parse(path.read_text())
+    script.body = [node for node in script.body if getattr(node, "name", None) != "make_env"]
+    flags = {"env-id": task["script_env"], "total-timesteps": WARMUP + task["steps"], "train-frequency": 1}
+    flags |= {"learning-starts": WARMUP, "buffer-size": REPLAY["buffer_size"], "batch-size": 32}
+    flags = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    sys.argv = [str(path), *flags, "--cuda" if options.device == "cuda" else "--no-cuda"]
+    sys.path.insert(0, str(clone))
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # it writes its runs there
+        exec(
+            compile(script, str(path), "exec"),
+            {"__name__": "__main__", "__file__": str(path), "make_env": make_env},
+        )
+    return {
+        "steps_per_second": steps_per_second(clock, task),
+        "matmul": matmul("mkl", options.device),
+    }
+
+
 def matmul(library: str, device: str) -> str:
     """The library of fp32 products: on a GPU cuBLAS, in TF32 or not."""
     if device == "cpu":
@@ -245,19 +276,22 @@ def steps_per_second(clock: list[tuple[int, float]], task: dict) -> float:
     return (measured[-1][0] - measured[0][0]) / (measured[-1][1] - measured[0][1])
 
 
-def available(contender: str, device: str) -> bool:
-    """Whether it is installed; and no bf16 on a GPU that has none, where it would be fp32 again."""
-    if "bf16" in contender and device == "cuda":
+def available(contender: str, options: Options) -> bool:
+    """Whether it is installed or cloned; and no bf16 on a GPU that has none, where it would be fp32 again."""
+    if "bf16" in contender and options.device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if contender == "cleanrl":
+        return options.cleanrl is not None
     modules = {"sb3": {"stable_baselines3"}, "sbx": {"sbx"}}.get(contender, set())
     installed = {name for name in (*modules, *JAX_ON_GPUS) if importlib.util.find_spec(name)}
-    if contender == "sbx" and device == "cuda" and installed.isdisjoint(JAX_ON_GPUS):
+    if contender == "sbx" and options.device == "cuda" and installed.isdisjoint(JAX_ON_GPUS):
         return False
     return modules <= installed
 
 
 def run_child(task: str, contender: str, threads: int, options: Options) -> dict:
     flags = ["--child", contender, "--tasks", task, "--threads", str(threads), "--device", options.device]
+    flags += ["--cleanrl", options.cleanrl] if options.cleanrl else []
     # JAX has no flag for its threads; the affinity of the process binds all alike.
     if not hasattr(os, "sched_setaffinity"):
         raise InputError(
@@ -287,9 +321,16 @@ def main():
     check_args(options)
     require(len(options.threads) > 0, "threads", options.threads, "at least one number")
     if options.child:
-        measure = measure_ours if options.child.startswith("cleanrl_cc") else measure_peer
+        measure = {"sb3": measure_peer, "sbx": measure_peer, "cleanrl": measure_cleanrl}.get(
+            options.child, measure_ours
+        )
         print(json.dumps(measure(TASKS[options.tasks[0]], options.child, options.threads[0], options)))
         return
+    if options.cleanrl and not (Path(options.cleanrl) / "cleanrl" / "dqn_atari.py").is_file():
+        raise InputError(
+            f"--cleanrl {options.cleanrl} has no cleanrl/dqn_atari.py: it takes the folder of a clone of "
+            "https://github.com/vwxyzjn/cleanrl."
+        )
     machine = describe_machine(find_device(options.device))
     if options.csv:  # what cannot be written is told now, not after hours
         start_csv(Path(options.csv), [*machine, *COLUMNS])
@@ -297,9 +338,7 @@ def main():
         f"{machine['processor']} ({machine['kind']}), {machine['cores']} cores, {machine['gpu'] or 'no GPU'}"
     )
     for task in options.tasks:
-        contenders = [
-            contender for contender in TASKS[task]["contenders"] if available(contender, options.device)
-        ]
+        contenders = [contender for contender in TASKS[task]["contenders"] if available(contender, options)]
         for threads in options.threads:
             speeds = {contender: [] for contender in contenders}
             results = {}
