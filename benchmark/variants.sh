@@ -5,7 +5,7 @@
 # that move half as fast, and with these returns of three steps or more entropy; TD3 with the learning rate of the authors' later
 # code, with targets that move twice as fast, and with a learning rate that falls to 0 on LunarLander; another PPO, with a
 # learning rate that is constant where the preset's falls and falls where it is constant, with fewer steps, and in the corridors
-# with an action for each step.
+# with an action for each step; and bf16 from states, where the presets compute in fp32.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -58,6 +58,11 @@ commands() {
     run ppo_continuous-constant-rate ppo_continuous LunarLander-v3 "$seed" --learning-rate-schedule constant --total-timesteps 1000000
     run ppo_continuous-linear ppo_continuous LunarLander-v3 "$seed" --total-timesteps 1000000
     run ppo_continuous-linear ppo_continuous HalfCheetah-v5 "$seed" --learning-rate-schedule linear --learning-rate 4e-5
+    for script in sac_drq td3 ddpg; do
+      for env in HalfCheetah-v5 Hopper-v5; do
+        run $script-bf16 $script $env "$seed" --precision bf16 --compile --total-timesteps 200000
+      done
+    done
     for walls in Static Moving; do
       run ppo_continuous-no-repeat ppo_continuous cleanrl_cc/Corridor$walls-Ball-v0 "$seed" --action-repeat 1 --total-timesteps 1000000
     done
