@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import ROOT, load_benchmark, needs_results
 
@@ -125,6 +126,21 @@ def test_what_an_environment_measures_is_told_of_the_last_policy_of_each_seed(tm
     first = "| SAC | 1 | 100 | 900.0 | 3.0 | 911.0 | 700.5 | 2.45 | 0.00673 |"
     second = "| SAC | 2 | 100 | 900.0 | 3.0 | 911.0 | 700.5 | 18 | - |"
     assert "\n".join(["", head, "|---|---|---|---|---|---|---|---|---|", first, second, ""]) in page
+
+
+def test_bf16_is_compared_with_fp32_up_to_equal_steps():
+    report = load_benchmark("report")
+
+    def run(*returns):
+        steps = np.arange(1, len(returns) + 1) * report.BF16_STEPS // 2
+        return {"evaluations": {"global_step": steps, "return_mean": np.array(returns)}}
+
+    cells = {"td3": [run(10.0, 30.0, 999.0)], "td3-bf16": [run(20.0, 40.0), run(40.0, 60.0), run(7.0)]}
+    others = {"ddpg": [run(1.0, 2.0)], "sac_drq": [run(1.0)], "sac_drq-bf16": [run(1.0, 2.0)]}
+    page = "\n".join(report.bf16_from_states({"Hopper-v5 from state": cells | others}))
+    row = "| Hopper-v5 from state | TD3 | 20 (1) | 40 [30, 50] (2) | 30 | 50 [40, 60] |"
+    assert row in page
+    assert "DDPG" not in page and "SAC" not in page
 
 
 @needs_results
