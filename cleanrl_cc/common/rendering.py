@@ -66,7 +66,20 @@ def choose_gl_backend(quietly: bool = False) -> str:
         library and library.BACKEND == "glfw"
     ):  # a user's module has imported it, and it has chosen a desktop's
         importlib.reload(library)
+    if backend in ("egl", "osmesa"):
+        _move_from_desktop()
     return backend
+
+
+def _move_from_desktop():
+    """Makes MuJoCo's own Renderer draw off-screen: a user's module that has imported MuJoCo before MUJOCO_GL
+    was set has left it with a desktop's OpenGL."""
+    for name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):  # the second reads the first
+        library = sys.modules.get(name)
+        context = getattr(library, "GLContext", None)
+        if context and context.__module__.endswith("glfw"):
+            importlib.reload(library)
+            sys.modules["mujoco"].GLContext = library.GLContext
 
 
 def _introduce_renderer():

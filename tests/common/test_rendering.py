@@ -224,6 +224,26 @@ MINE = {
     "gymnasium": "from gymnasium.envs.mujoco.hopper_v5 import HopperEnv as Base; arguments = ()",
     "dm_control": "from dm_control import suite; arguments = [suite.load('cartpole', 'balance')]; "
     "from shimmy.dm_control_compatibility import DmControlCompatibilityV0 as Base",
+    "a Renderer of its own": """
+import gymnasium, mujoco, numpy
+arguments = []
+class Base(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,))
+    metadata = {"render_modes": ["rgb_array"]}
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+        floor = "<mujoco><worldbody><light pos='0 0 3'/><geom size='1 1 .1'/></worldbody></mujoco>"
+        self.model = mujoco.MjModel.from_xml_string(floor)
+        self.data = mujoco.MjData(self.model)
+        mujoco.mj_forward(self.model, self.data)
+    def reset(self, **kwargs):
+        super().reset(**kwargs)
+        return numpy.zeros(1, "f"), {}
+    def render(self):
+        renderer = mujoco.Renderer(self.model, 64, 64)
+        renderer.update_scene(self.data)
+        return renderer.render()
+""",
 }
 
 
