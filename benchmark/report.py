@@ -394,6 +394,12 @@ def write_report(options: Options):
     random_rows = read_numbers(options.results / "baseline.csv", ("episodes", "return_mean", "return_std"))
     robustness_rows = read_numbers(options.results / "robustness.csv", ("return_mean", "goals"))
     many_envs = read_numbers(options.results / "many_envs.csv", MANY_ENVS)
+    replaces = options.out == Options.out or options.readme == Options.readme
+    if replaces and options.results.resolve() != Options.results:
+        raise InputError(
+            f"A report of {options.results} would replace that of this repository: name a folder of its own, "
+            f"as --out {options.results / 'docs'} --readme None."
+        )
     out = options.out / "assets" / "curves"
     with writing(options.out):
         out.mkdir(parents=True, exist_ok=True)

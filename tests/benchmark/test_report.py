@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, load_benchmark, needs_results
+from helpers import ROOT, input_error, load_benchmark, needs_results
 
 from cleanrl_cc.common.tables import read_csv, write_csv
 
@@ -126,6 +126,17 @@ def test_what_an_environment_measures_is_told_of_the_last_policy_of_each_seed(tm
     first = "| SAC | 1 | 100 | 900.0 | 3.0 | 911.0 | 700.5 | 2.45 | 0.00673 |"
     second = "| SAC | 2 | 100 | 900.0 | 3.0 | 911.0 | 700.5 | 18 | - |"
     assert "\n".join(["", head, "|---|---|---|---|---|---|---|---|---|", first, second, ""]) in page
+
+
+@needs_results
+def test_a_report_of_other_results_does_not_replace_that_of_the_repository(tmp_path):
+    report = load_benchmark("report")
+    some = shutil.copytree(RESULTS / "td3" / "Hopper-v5", tmp_path / "td3" / "Hopper-v5").parents[1]
+    for own in ({}, {"out": tmp_path / "docs"}, {"readme": None}):
+        message = input_error(report.write_report, report.Options(results=some, **own))
+        assert "would replace" in message and "--readme None" in message
+    report.write_report(report.Options(results=some, out=tmp_path / "docs", readme=None))
+    assert (tmp_path / "docs" / "benchmarks.md").exists()
 
 
 def test_bf16_is_compared_with_fp32_up_to_equal_steps():
