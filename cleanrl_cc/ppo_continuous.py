@@ -38,7 +38,7 @@ from cleanrl_cc.common.envs import make_vector_env
 from cleanrl_cc.common.errors import require
 from cleanrl_cc.common.layers import ByteConv2d, Fp32Linear
 from cleanrl_cc.common.machine import require_memory, start_torch, to_device
-from cleanrl_cc.common.ranges import Count, Nonnegative, Positive, Real, Size, Small, Unit, Width
+from cleanrl_cc.common.ranges import Count, LogStd, Nonnegative, Positive, Size, Small, Unit, Width
 from cleanrl_cc.common.runs import LOG_FREQUENCY, Run, crossed
 from cleanrl_cc.common.updates import Adam, clip, compile_policy, compile_update, to_device_at_once
 
@@ -82,7 +82,7 @@ class Args(RunArgs):
     # Networks
     action_distribution: Literal["normal", "beta"] = "normal"
     """distribution of actions: normal, with the same std in all states, or beta, which is bounded"""
-    initial_log_std: Real = 0.0
+    initial_log_std: LogStd = 0.0
     """initial log standard deviation of the normal distribution"""
     hidden_dim: Width = 64
     """width of the hidden layers"""

@@ -255,6 +255,7 @@ Pendulum-v1                                     | Pendulum-v1
 --resume runs/td3                               | resume it with that script
 """,
     "ppo_continuous": """
+{short} --initial-log-std 1000                  | --initial-log-std must be at most 10
 {short} --num-steps 0                           | --num-steps must be at least 1
 {short} --num-steps 1e15                        | the largest that fits is --num-steps
 {short} --num-steps 3 --num-minibatches 1       | --num-steps must be at least 4, not 3
@@ -317,6 +318,8 @@ runs/td3 --export-onnx x --export-torch x       | x cannot hold two exports
 runs/td3 --export-onnx x --push-to-hub a/b      | --push-to-hub needs episodes
 runs/td3 --export-torch x --save-video          | --save-video needs episodes
 newer.pt                                        | does not fit this version of td3.py: its
+number.pt                                       | number.pt is damaged: its environment's id is no text
+wrapped.pt                                      | wrapped.pt is damaged: its environment's wrappers
 torn --push-to-hub a/b --dry-run out            | evaluations.csv has lines that cannot be read
 runs/td3 --dry-run out                          | --dry-run goes with --push-to-hub
 runs/td3 --push-to-hub ''                       | is not the name of a repository
@@ -386,6 +389,7 @@ nowhere                                         | There is no run in a corridor 
 runs                                            | There is no run in a corridor in runs
 """,
     "speed": """
+--cleanrl notes.txt                             | --cleanrl notes.txt has no cleanrl/dqn_atari.py
 --tasks                                         | --tasks must be one or more of
 --tasks nope                                    | --tasks
 --threads                                       | --threads must be
@@ -521,7 +525,12 @@ def here(tmp_path_factory):
     np.savez(here / "arrays", a=np.zeros(3))
     shutil.move(here / "arrays.npz", here / "arrays.pt")
     newer = load_checkpoint(here / "runs" / "td3" / "best.pt")
-    save_checkpoint(here / "newer.pt", newer | {"recipe": newer["recipe"] | {"weather": "rain"}})
+    for name, part in {
+        "newer": {"weather": "rain"},
+        "number": {"env_id": 5},
+        "wrapped": {"wrappers": 5},
+    }.items():
+        save_checkpoint(here / f"{name}.pt", newer | {"recipe": newer["recipe"] | part})
     (here / "torn").mkdir()
     shutil.copy(here / "runs" / "td3" / "best.pt", here / "torn")
     (here / "torn" / "evaluations.csv").write_text(COLUMNS + "10,1,2,3\n20,1")

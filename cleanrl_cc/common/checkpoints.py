@@ -134,6 +134,8 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
         ) from error
     if missing:
         raise InputError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}.")
+    if wrong := misshapen(checkpoint["recipe"]):
+        raise InputError(f"{file} is damaged: its environment's {wrong}.")
     if algorithm not in (None, checkpoint["algorithm"]):
         raise InputError(
             f"{file} was written by {checkpoint['algorithm']}.py: resume it with that script, "
@@ -142,6 +144,16 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
     if isinstance(checkpoint["args"], dict):
         checkpoint["args"] = args_of_today(checkpoint["args"])
     return checkpoint
+
+
+def misshapen(recipe) -> str | None:
+    """What is no text in the parts of a recipe that name code, in words; None if all is."""
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("env_id"), str):
+        return "id is no text"
+    wrappers = recipe.get("wrappers", ())
+    if not isinstance(wrappers, list | tuple) or not all(isinstance(wrapper, str) for wrapper in wrappers):
+        return "wrappers are no list of texts"
+    return None
 
 
 def args_of_today(args: dict[str, Any]) -> dict[str, Any]:

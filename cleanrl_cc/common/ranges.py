@@ -61,6 +61,7 @@ Unit = Annotated[float, Range(0, 1)]
 Nonnegative = Annotated[float, Range(0, 1_000)]
 Positive = Annotated[float, Range(0, 10**9, open=True)]
 Real = Annotated[float, Range(-(10**9), 10**9)]
+LogStd = Annotated[float, Range(-20, 10)]  # beyond, actions are lost in the noise
 
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
 
