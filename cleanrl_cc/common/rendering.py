@@ -76,8 +76,7 @@ def _move_from_desktop():
     was set has left it with a desktop's OpenGL."""
     for name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):  # the second reads the first
         library = sys.modules.get(name)
-        context = getattr(library, "GLContext", None)
-        if context and context.__module__.endswith("glfw"):
+        if library and getattr(library, "GLContext", object).__module__.endswith("glfw"):
             importlib.reload(library)
             sys.modules["mujoco"].GLContext = library.GLContext
 
