@@ -107,7 +107,10 @@ def test_arguments_of_an_earlier_version_are_named_as_today():
 def test_weights_of_an_earlier_version_are_not_used_with_a_flipped_bit(tmp_path):
     path = tmp_path / "best.pt"
     weights = torch.full((1000,), 1 / 3)
-    torch.save({"algorithm": "td3", "args": {}, "recipe": {}, "global_step": 1, "agent": weights}, path)
+    torch.save(
+        {"algorithm": "td3", "args": {}, "recipe": {"env_id": "A-v0"}, "global_step": 1, "agent": weights},
+        path,
+    )
     assert torch.equal(load_checkpoint(path)["agent"], weights)
     start = path.read_bytes().index(weights.numpy().tobytes())
     for bit in np.random.default_rng(1).integers(8 * start, 8 * (start + 4000), 30):
