@@ -10,6 +10,7 @@ import random
 import shutil
 import sys
 import time
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def start_torch(
             is_faster = (bf16_is_native or device.type == "cuda") and bf16_convolves_faster(device)
         else:
             known_to_learn = bf16_from_states and bf16_is_native and device.type == "cpu"
-            is_faster = known_to_learn and bf16_multiplies_faster(products)
+            is_faster = known_to_learn and bf16_multiplies_faster(products, args.compile)
         args.precision = "bf16" if is_faster else "fp32"
         if is_faster and device.type == "cpu":
             announcements.keep("Layers but the last compute in bf16, which is faster here (--precision).")
@@ -157,19 +158,21 @@ def onednn_is_exact() -> bool:
     return error.item() < 1e-5
 
 
-def time_product(rows: int, in_dim: int, out_dim: int) -> float:
+def time_product(rows: int, in_dim: int, out_dim: int, dtype: torch.dtype = torch.float32) -> float:
     """Seconds of a linear layer, (rows, in_dim) to (rows, out_dim)."""
-    x, weight, bias = torch.ones(rows, in_dim), torch.ones(out_dim, in_dim), torch.ones(out_dim)
+    ones = partial(torch.ones, dtype=dtype)
+    x, weight, bias = ones(rows, in_dim), ones(out_dim, in_dim), ones(out_dim)
     return shortest(lambda: F.linear(x, weight, bias))
 
 
-def bf16_multiplies_faster(products: list[tuple[int, int, int]]) -> bool:
-    """Whether linear layers take less time in bf16 than in fp32 on this CPU, casts included, by a fifth at
-    least: what comes between them takes as long in both."""
+def bf16_multiplies_faster(products: list[tuple[int, int, int]], compiled: bool) -> bool:
+    """Whether linear layers take less time in bf16 than in fp32 on this CPU, by a fifth at least: what comes
+    between them takes as long in both. In eager code that includes casts, which a graph joins with others."""
     seconds = []
     for is_bf16 in (True, False):
+        dtype = torch.bfloat16 if is_bf16 and compiled else torch.float32
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-            seconds.append(sum(time_product(*product) for product in products))
+            seconds.append(sum(time_product(*product, dtype) for product in products))
     return seconds[0] < 0.8 * seconds[1]
 
 

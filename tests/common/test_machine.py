@@ -154,7 +154,7 @@ def test_from_states_auto_is_bf16_where_it_is_native_faster_and_known_to_learn(
 ):
     announcements.forget()
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    monkeypatch.setattr(machine, "bf16_multiplies_faster", lambda _: faster)
+    monkeypatch.setattr(machine, "bf16_multiplies_faster", lambda *_: faster)
     args = load_script("sac_drq").Args(device="cpu")
     machine.start_torch(args, pixels=False, bf16_from_states=learns)
     assert args.precision == ("bf16" if learns and native and faster else "fp32")
