@@ -10,7 +10,6 @@ import random
 import shutil
 import sys
 import time
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -160,8 +159,8 @@ def onednn_is_exact() -> bool:
 
 def time_product(rows: int, in_dim: int, out_dim: int, dtype: torch.dtype = torch.float32) -> float:
     """Seconds of a linear layer, (rows, in_dim) to (rows, out_dim)."""
-    ones = partial(torch.ones, dtype=dtype)
-    x, weight, bias = ones(rows, in_dim), ones(out_dim, in_dim), ones(out_dim)
+    shapes = (rows, in_dim), (out_dim, in_dim), (out_dim,)
+    x, weight, bias = (torch.ones(shape, dtype=dtype) for shape in shapes)
     return shortest(lambda: F.linear(x, weight, bias))
 
 
