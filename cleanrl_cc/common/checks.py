@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
-from cleanrl_cc.common.errors import InputError, origin
+from cleanrl_cc.common.errors import BrokenPromise, InputError, origin
 from cleanrl_cc.common.observations import MOST_NUMBERS, leaves
 
 GYMNASIUM = Path(gym.__file__).parent
@@ -42,27 +42,24 @@ def check_torch(name: str):
 
 
 class Checked(gym.Wrapper):
-    """Looks at what the first `reset` and the first `step` return: the number of values, their types, and
-    whether the observation has the form that its space says.
+    """Looks at what every `reset` and `step` returns: the number of values, their types, and whether the
+    observation has the form that its space says. What has the form of an earlier step is not looked at again.
 
-    Raises InputError for what cannot be meant; of values beyond the bounds of a Box it only tells.
+    Raises BrokenPromise for what cannot be meant; of values beyond the bounds of a Box it only tells, once.
     """
 
     def __init__(self, env: gym.Env, name: str):
         super().__init__(env)
         self.name = name
-        self.is_reset_checked = self.is_step_checked = False
+        self.good_forms = set()
+        self.unbounded = {"reset", "step"}  # of which no observation was compared with its bounds yet
 
     def reset(self, **kwargs):
         result = self.env.reset(**kwargs)
-        if not self.is_reset_checked:
-            self._check("reset", result, ("observation", "info"))
-            self.is_reset_checked = True
+        self._check("reset", result, ("observation", "info"))
         return result
 
     def step(self, action):
-        if self.is_step_checked:
-            return self.env.step(action)
         result: Any
         try:
             result = self.env.step(action)
@@ -71,34 +68,38 @@ class Checked(gym.Wrapper):
             if "to unpack" not in str(error) or GYMNASIUM not in origin(error)[0].parents:
                 raise
             result = error
-        self._check("step", result, ("observation", "reward", "terminated", "truncated", "info"))
-        _, reward, terminated, truncated, _ = result
-        if not _is_scalar(reward, "biuf"):
-            raise InputError(f"The reward of {self.name} must be a number, not {_form(reward)}.")
-        for name, end in (("terminated", terminated), ("truncated", truncated)):
-            if not _is_scalar(end, "biu"):
-                raise InputError(f"{name} of {self.name} must be True or False, not {_form(end)}.")
-        self.is_step_checked = True
+        form = tuple(map(_type_and_shape, result)) if isinstance(result, tuple) else ()
+        if form not in self.good_forms:
+            self._check("step", result, ("observation", "reward", "terminated", "truncated", "info"))
+            self._check_numbers(*result[1:4])
+            if isinstance(result[0], np.ndarray):  # a dict or a number is looked at every time
+                self.good_forms.add(form)
         return result
 
     def _check(self, method: str, result, names: tuple[str, ...]):
         if not isinstance(result, tuple) or len(result) != len(names):
             came = f"{len(result)} values" if isinstance(result, tuple) else _form(result)
             came = str(result) if isinstance(result, ValueError) else f"it returned {came}"
-            raise InputError(f"{method}() of {self.name} must return {', '.join(names)}: {came}.")
+            raise BrokenPromise(f"must return {', '.join(names)} from {method}() ({came})")
         obs, info = result[0], result[-1]
         if problem := misfit(self.observation_space, obs):
-            raise InputError(
-                f"An observation of {self.name} from {method}() does not fit its space: {problem}."
-            )
+            raise BrokenPromise(f"returned an observation that does not fit its space ({problem})")
         if not isinstance(info, dict):
-            raise InputError(f"info of {self.name} from {method}() must be a dict, not {_form(info)}.")
-        if problem := beyond_bounds(self.observation_space, obs):
+            raise BrokenPromise(f"returned {_form(info)} as its info, which must be a dict")
+        if method in self.unbounded and (problem := beyond_bounds(self.observation_space, obs)):
             print(
                 f"Warning: an observation of {self.name} from {method}() is outside its space: {problem}. "
                 "It is used as it is.",
                 file=sys.stderr,
             )
+        self.unbounded.discard(method)
+
+    def _check_numbers(self, reward, terminated, truncated):
+        if not _is_scalar(reward, "biuf"):
+            raise BrokenPromise(f"returned {_form(reward)} as its reward, which must be a number")
+        for name, end in (("terminated", terminated), ("truncated", truncated)):
+            if not _is_scalar(end, "biu"):
+                raise BrokenPromise(f"returned {_form(end)} as {name}, which must be True or False")
 
 
 def misfit(space: gym.Space, obs) -> str | None:
@@ -148,6 +149,10 @@ def beyond_bounds(space: gym.Space, obs) -> str | None:
 def _is_scalar(value, kinds: str) -> bool:
     """Whether `value` is one number of such a kind ("b" for bool, "i" for int, ...), of Python or NumPy."""
     return np.ndim(value) == 0 and np.asarray(value).dtype.kind in kinds
+
+
+def _type_and_shape(value) -> tuple:
+    return type(value), getattr(value, "dtype", None), getattr(value, "shape", None)
 
 
 def _form(value) -> str:

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy import vdot
 
-from cleanrl_cc.common.errors import InputError, describe, is_foreign
+from cleanrl_cc.common.errors import BrokenPromise, InputError, describe, is_foreign
 from cleanrl_cc.common.observations import PixelObservation
 
 EPISODE = "cleanrl_cc/episode"  # key of what is known of an ended episode; a user's own "episode" stays
@@ -86,7 +86,7 @@ class Episodes(gym.Wrapper):
         except BaseException as error:
             if not is_foreign(error):
                 raise
-            raise self._fault(f"failed with {describe(error)}") from error
+            raise self._failure(error) from error
         self._require_finite(0.0)
         return self.obs, info
 
@@ -108,7 +108,7 @@ class Episodes(gym.Wrapper):
         except BaseException as error:
             if not is_foreign(error):
                 raise
-            raise self._fault(f"failed with {describe(error)}") from error
+            raise self._failure(error) from error
         return self.obs, reward, terminated, truncated, info
 
     def record(self) -> dict[str, float]:
@@ -123,6 +123,10 @@ class Episodes(gym.Wrapper):
         bad = np.flatnonzero(~np.isfinite(self.obs))
         if bad.size:
             raise self._fault(f"observed {self.obs.flat[bad[0]]} in place {bad[0]} of {self.obs.size}")
+
+    def _failure(self, error: BaseException) -> InputError:
+        is_broken = isinstance(error, BrokenPromise)
+        return self._fault(str(error) if is_broken else f"failed with {describe(error)}")
 
     def _fault(self, what: str) -> InputError:
         who = f"Environment {self.entropy[-1]} of {self.name}"

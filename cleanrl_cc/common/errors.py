@@ -9,6 +9,10 @@ class InputError(SystemExit):
     """Something the user can mend: uncaught, it prints its one sentence and exits with code 1."""
 
 
+class BrokenPromise(Exception):
+    """What an environment must not return: the end of a sentence that begins with the environment."""
+
+
 def require(condition: bool, name: str, value, expected: str | None):
     """Raises InputError, naming the flag, unless `condition`."""
     if not condition:

@@ -63,10 +63,70 @@ FAULTS = {
     "InfiniteReward": ["reward inf"],
     "Half": ["reward inf"],
     "TooLarge": ["reward 1e+300"],
-    "Shorter": ["ValueError", "size 1 into shape (2,)"],
+    "Shorter": ["an observation that does not fit its space", "shape (2,), got (1,)"],
     "Raises": ["AssertionError: the", "odd_envs.py, line"],
     "Quits": ["SystemExit", "odd_envs.py, line"],
 }
+
+
+LATE = {
+    "observe": [
+        (np.ones(1, np.float32), "(2,), got (1,)"),  # which NumPy would repeat
+        (np.ones((1, 2), np.float32), "(2,), got (1, 2)"),
+        (np.ones(2, complex), "float32, got complex128"),
+        ({"place": 1}, "(2,), got a dict of place"),
+        (None, "(2,), got None"),
+    ],
+    "reward": [
+        (np.ones(1), "an array of shape (1,) as its reward"),
+        ("1.0", "a str as its reward"),
+        (1j, "a complex as its reward"),
+        (None, "None as its reward"),
+    ],
+    "tell": [(None, "None as its info"), ([], "a list as its info")],
+}
+
+
+@pytest.mark.parametrize(
+    "method, value, words",
+    [(method, value, words) for method, cases in LATE.items() for value, words in cases],
+)
+def test_a_promise_that_is_broken_later_is_told_with_its_step(method, value, words, monkeypatch):
+    env = make_env("odd_envs:Walk-v0")
+    env.reset()
+    for _ in range(9):
+        env.step(np.zeros(1, np.float32))
+    monkeypatch.setattr(odd_envs.Walk, method, lambda self: value)
+    message = input_error(env.step, np.zeros(1, np.float32))
+    assert message.startswith("Environment 0 of odd_envs:Walk-v0 returned ")
+    assert words in message and message.endswith(", in step 10 of its episode 1.")
+
+
+@pytest.mark.parametrize("place, name", [(2, "terminated"), (3, "truncated")])
+@pytest.mark.parametrize("value", [None, "no", np.zeros(2, bool)])
+def test_an_end_that_is_none_is_told_with_its_step(place, name, value, monkeypatch):
+    step = odd_envs.Walk.step
+
+    def ends_oddly(self, action):
+        result = step(self, action)
+        return result if self.time < 10 else (*result[:place], value, *result[place + 1 :])
+
+    monkeypatch.setattr(odd_envs.Walk, "step", ends_oddly)
+    env = make_env("odd_envs:Walk-v0")
+    env.reset()
+    for _ in range(9):
+        env.step(np.zeros(1, np.float32))
+    message = input_error(env.step, np.zeros(1, np.float32))
+    assert f"as {name}, which must be True or False, in step 10 of its episode 1" in message
+
+
+@pytest.mark.parametrize("result, words", [(np.ones(2), "array of shape (2,)"), ((np.ones(2), None), "None")])
+def test_a_later_reset_is_looked_at_too(result, words, monkeypatch):
+    env = make_env("odd_envs:Walk-v0")
+    env.reset()
+    monkeypatch.setattr(odd_envs.Walk, "reset", lambda self, **_: result)
+    message = input_error(env.reset)
+    assert words in message and message.endswith(", at the beginning of its episode 2.")
 
 
 @pytest.mark.slow
