@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,8 @@ TABLE = re.compile(r"\| environment \| PPO.*?\n\n", re.DOTALL)  # in the README
 MANY_ENVS = ("num_envs", "environments_alone", "ppo")  # the numbers of its table
 ROBOTS = [f"{name}-v5 from state" for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d")]
 EQUAL_STEPS = [300_000, 1_000_000]  # at which the robots' scores are compared
-BF16_STEPS = 200_000  # up to which fp32 and bf16 are
+CAR_RACING = "CarRacing-v3 from pixels"
+BF16_STEPS = dict.fromkeys(ROBOTS, 200_000) | {CAR_RACING: 100_000}  # up to which fp32 and bf16 are
 FRONT = "HalfCheetah-v5 from state"  # README's chart
 FRONT_LINES = 4
 INTRODUCTION = """# Benchmarks
@@ -105,13 +106,13 @@ STATISTICS = """
 IMPROVEMENT = """
 | on the tasks that both have | probability of improvement | runs of the first | runs of the second |
 |---|---|---|---|"""
-BF16 = """### bf16 from states
+BF16 = """### bf16 beside fp32
 
-The presets in fp32 and in bf16 (`--precision bf16`): the mean of all evaluations up to {steps:,} steps, which
+The presets in fp32 and in bf16 (`--precision bf16`): the mean of all evaluations up to so many steps, which
 says how fast a run learns, and the evaluation there. In parentheses the number of seeds.
 
-| environment | algorithm | fp32, mean | bf16, mean | fp32, at the end | bf16, at the end |
-|---|---|---|---|---|---|"""
+| environment | algorithm | steps | fp32, mean | bf16, mean | fp32, at the end | bf16, at the end |
+|---|---|---|---|---|---|---|"""
 ABLATION = (
     "## 3. Ablation\n\nRainbow without each of its components in turn, DQN, and DQN with Rainbow's n-step. "
     "`no-exploration` has\nneither noise nor random actions.\n"
@@ -312,21 +313,20 @@ def published_after(results: Cells, steps: int, anchors: dict[str, list]) -> lis
     return [head, *lines] if lines else []
 
 
-def bf16_from_states(results: Cells) -> list[str]:
-    """A section: what the robots are learned like in bf16."""
+def bf16_beside_fp32(results: Cells) -> list[str]:
+    """A section: how the presets learn in either precision."""
     lines = []
-    for table in ROBOTS:
+    for (table, steps), name in product(BF16_STEPS.items(), TITLES):
         cells = results.get(table, {})
-        for name in TITLES:
-            means, ends = [], []
-            for runs in (cells.get(name, []), cells.get(f"{name}-bf16", [])):
-                whole = [run["evaluations"] for run in runs if len(evaluated_at([run], BF16_STEPS))]
-                until = [e["return_mean"][e["global_step"] <= BF16_STEPS].mean() for e in whole]
-                means.append(f"{number(until)} ({len(until)})" if until else "")
-                ends.append(number(list(evaluated_at(runs, BF16_STEPS))) if until else "")
-            if all(means):
-                lines.append(f"| {table} | {title(name)} | {' | '.join(means + ends)} |")
-    return [BF16.format(steps=BF16_STEPS), *lines, ""] if lines else []
+        means, ends = [], []
+        for runs in (cells.get(name, []), cells.get(f"{name}-bf16", [])):
+            whole = [run["evaluations"] for run in runs if len(evaluated_at([run], steps))]
+            until = [e["return_mean"][e["global_step"] <= steps].mean() for e in whole]
+            means.append(f"{number(until)} ({len(until)})" if until else "")
+            ends.append(number(list(evaluated_at(runs, steps))) if until else "")
+        if all(means):
+            lines.append(f"| {table} | {title(name)} | {steps:,} | {' | '.join(means + ends)} |")
+    return [BF16, *lines, ""] if lines else []
 
 
 def statistics(groups: dict[str, scores.Scores], steps: int, out: Path) -> list[str]:
@@ -422,7 +422,7 @@ def write_report(options: Options):
     page.append(BENCHMARK)
     for steps in EQUAL_STEPS:
         page += equal_steps(results, steps, bounds, anchors, out)
-    page += bf16_from_states(results)
+    page += bf16_beside_fp32(results)
     page += sections[False]
     page += [ABLATION, *sections[True]] if sections[True] else []
     page += robustness(robustness_rows)

@@ -5,7 +5,7 @@
 # that move half as fast, and with these returns of three steps or more entropy; TD3 with the learning rate of the authors' later
 # code, with targets that move twice as fast, and with a learning rate that falls to 0 on LunarLander; another PPO, with a
 # learning rate that is constant where the preset's falls and falls where it is constant, with fewer steps, and in the corridors
-# with an action for each step; and bf16 from states, where the presets compute in fp32.
+# with an action for each step; and bf16 beside the fp32 of the presets' runs.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -33,6 +33,7 @@ commands() {
     run dqn_atari_style-patience dqn_atari_style CarRacing-v3 "$seed" "${dqn[@]}"
     run dqn_atari_style-less-exploration dqn_atari_style CarRacing-v3 "$seed" --epsilon-end 0.01
     run dqn_atari_style-shifted dqn_atari_style CarRacing-v3 "$seed" --random-shift
+    run dqn_atari_style-bf16 dqn_atari_style CarRacing-v3 "$seed" --precision bf16 --compile
     run dqn_atari_style-slower-targets dqn_atari_style CarRacing-v3 "$seed" --target-update-frequency 1000
     run rainbow-axes rainbow CarRacing-v3 "$seed" "${rainbow[@]}" --action-set auto
     run rainbow-patience rainbow CarRacing-v3 "$seed" "${rainbow[@]}"
@@ -43,6 +44,7 @@ commands() {
     run sac_drq-patience sac_drq CarRacing-v3 "$seed" "${sac[@]}"
     run sac_drq-longer-horizon sac_drq CarRacing-v3 "$seed" --gamma 0.99
     run sac_drq-higher-limit sac_drq CarRacing-v3 "$seed" --training-wrappers RoadRules,speed_limit=65
+    run sac_drq-bf16 sac_drq CarRacing-v3 "$seed" --precision bf16 --compile
     run sac_drq-laxer-rules sac_drq CarRacing-v3 "$seed" --gamma 0.99 --training-wrappers RoadRules,missed=1,speed_limit=60
     run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" "${sac[@]}" --learning-rate-schedule constant --total-timesteps 180000 --buffer-size 150000
     run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" "${sac[@]}" --image-size 64 --total-timesteps 200000 --buffer-size 200000
