@@ -426,7 +426,7 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
     require(enough, "batch_size", args.batch_size, "at least 2 for batch normalisation")
     envs = make_vector_env(args, continuous=True)
     pixels = envs.single_observation_space.dtype == np.uint8
-    device = start_torch(args, pixels, (args.num_envs, args.batch_size))
+    device = start_torch(args, pixels, (args.num_envs, args.batch_size), bf16_from_states=True)
     agent = Agent(args, envs.single_observation_space, envs.single_action_space, device)
     buffer = ReplayBuffer(args, envs.single_observation_space, envs.single_action_space, device)
     rng = np.random.default_rng(args.seed)  # random actions, and which transitions are replayed

@@ -108,7 +108,8 @@ PRESETS = {
     # Learning rate from Stable-Baselines3 zoo, LunarLanderContinuous-v2; tau and n_step from our own runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 1e-3, "tau": 0.01, "n_step": 3},
     "CarRacing-v3": DRQ_V2
-    | {"total_timesteps": 80_000, "action_repeat": 4, "training_wrappers": ("RoadRules",), "gamma": 0.97}
+    | {"total_timesteps": 80_000, "action_repeat": 4, "gamma": 0.97}
+    | {"training_wrappers": ("RoadRules",)}
     | {"checkpoint_frequency": 10_000, "buffer_size": 80_000, "batch_size": 128, "learning_starts": 1_000}
     | {"encoder_channels": 16, "reward_scale": 0.05, "learning_rate_schedule": "linear", "eval_episodes": 20}
     | {"exploration_noise": 0.5, "final_exploration_noise": 0.1, "exploration_steps": 50_000},

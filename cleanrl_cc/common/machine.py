@@ -28,7 +28,9 @@ from cleanrl_cc.common.vector import usable_cores
 LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "dm_control", "Box2D")
 
 
-def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.device:
+def start_torch(
+    args, pixels: bool, batch_sizes: tuple[int, ...] = (), bf16_from_states: bool = False
+) -> torch.device:
     """Seeds every generator, sets threads and the library of matrix products, and resolves "auto" in `args`.
 
     Args:
@@ -38,6 +40,8 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
         pixels: whether the networks read images.
         batch_sizes: what acting and learning put through layers of `args.hidden_dim`:
             products by which "auto" chooses the library. None where a policy is only evaluated.
+        bf16_from_states: whether the algorithm has been seen to learn as well in bf16 from states, so that
+            "auto" may choose it there, too.
     """
     random.seed(args.seed)
     np.random.seed(args.seed)
@@ -52,12 +56,26 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
             f"--num-threads {usable_cores()} is faster."
         )
     if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            announcements.keep("fp32 products are computed in TF32, with 10 bits of mantissa instead of 23.")
+    else:
+        # what is faster for 4,096 rows is faster for more, which might not fit; a policy alone acts on one
+        products = [(min(rows, 4096), args.hidden_dim, args.hidden_dim) for rows in batch_sizes or (1,)]
+        args.matmul = choose_matmul(args.matmul, products)
+    if device.type == "cuda":
         bf16_is_native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         bf16_is_native = torch.cpu._is_avx512_bf16_supported()
     if args.precision == "auto":
-        may_be_faster = bf16_is_native or device.type == "cuda"  # a card that has none says so below
-        args.precision = "bf16" if may_be_faster and pixels and bf16_is_faster(device) else "fp32"
+        if pixels:  # a card that has no bf16 says so below
+            is_faster = (bf16_is_native or device.type == "cuda") and bf16_convolves_faster(device)
+        else:
+            known_to_learn = bf16_from_states and bf16_is_native and device.type == "cpu"
+            is_faster = known_to_learn and bf16_multiplies_faster(products, args.compile)
+        args.precision = "bf16" if is_faster else "fp32"
+        if is_faster and device.type == "cpu":
+            announcements.keep("Layers but the last compute in bf16, which is faster here (--precision).")
     if args.precision == "bf16" and not bf16_is_native:
         if device.type == "cuda":  # before Ampere: V100, T4
             announcements.keep("Warning: this GPU has no bf16 instructions: it computes in fp32.")
@@ -70,14 +88,6 @@ def start_torch(args, pixels: bool, batch_sizes: tuple[int, ...] = ()) -> torch.
     if args.compile and (missing := missing_compiler(device)):
         announcements.keep(f"Warning: --compile finds no {missing}: nothing is compiled.")
         args.compile = False
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            announcements.keep("fp32 products are computed in TF32, with 10 bits of mantissa instead of 23.")
-    else:
-        # what is faster for 4,096 rows is faster for more, which might not fit; a policy alone acts on one
-        products = [(min(rows, 4096), args.hidden_dim, args.hidden_dim) for rows in batch_sizes or (1,)]
-        args.matmul = choose_matmul(args.matmul, products)
     torch.backends.cudnn.deterministic = True
     keep_pages()
     if batch_sizes:  # of a run, which owns its process
@@ -147,13 +157,25 @@ def onednn_is_exact() -> bool:
     return error.item() < 1e-5
 
 
-def time_product(rows: int, in_dim: int, out_dim: int) -> float:
+def time_product(rows: int, in_dim: int, out_dim: int, dtype: torch.dtype = torch.float32) -> float:
     """Seconds of a linear layer, (rows, in_dim) to (rows, out_dim)."""
-    x, weight, bias = torch.ones(rows, in_dim), torch.ones(out_dim, in_dim), torch.ones(out_dim)
+    shapes = (rows, in_dim), (out_dim, in_dim), (out_dim,)
+    x, weight, bias = (torch.ones(shape, dtype=dtype) for shape in shapes)
     return shortest(lambda: F.linear(x, weight, bias))
 
 
-def bf16_is_faster(device: torch.device) -> bool:
+def bf16_multiplies_faster(products: list[tuple[int, int, int]], compiled: bool) -> bool:
+    """Whether linear layers take less time in bf16 than in fp32 on this CPU, by a fifth at least: what comes
+    between them takes as long in both. In eager code that includes casts, which a graph joins with others."""
+    seconds = []
+    for is_bf16 in (True, False):
+        dtype = torch.bfloat16 if is_bf16 and compiled else torch.float32
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            seconds.append(sum(time_product(*product, dtype) for product in products))
+    return seconds[0] < 0.8 * seconds[1]
+
+
+def bf16_convolves_faster(device: torch.device) -> bool:
     """Whether a convolution of images takes less time in bf16 than in fp32, by a tenth at least."""
     if device.type == "cuda":
         return True

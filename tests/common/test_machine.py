@@ -1,5 +1,6 @@
 """What a run runs on: which library multiplies matrices, and what stays fp32 in bf16."""
 
+import itertools
 from functools import partial
 
 import gymnasium as gym
@@ -60,7 +61,7 @@ def test_the_probe_draws_from_no_generator():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     machine.choose_matmul("auto", [(256, 256, 256)])
-    machine.bf16_is_faster(torch.device("cpu"))
+    machine.bf16_convolves_faster(torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -147,6 +148,20 @@ def test_states_are_learned_from_in_fp32_and_nothing_is_said(supported, card, ca
     assert "bf16" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("learns, native, faster", itertools.product([True, False], repeat=3))
+def test_from_states_auto_is_bf16_where_it_is_native_faster_and_known_to_learn(
+    learns, native, faster, monkeypatch, capsys
+):
+    announcements.forget()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(machine, "bf16_multiplies_faster", lambda *_: faster)
+    args = load_script("sac_drq").Args(device="cpu")
+    machine.start_torch(args, pixels=False, bf16_from_states=learns)
+    assert args.precision == ("bf16" if learns and native and faster else "fp32")
+    announcements.tell()
+    assert ("bf16" in capsys.readouterr().err) == (args.precision == "bf16")
+
+
 @pytest.mark.parametrize("capability, told", [((7, 5), 0), ((8, 0), 1)])
 def test_tf32_is_told_where_a_card_has_it(capability, told, card, capsys):
     card["capability"] = capability
@@ -195,6 +210,6 @@ def test_a_weight_counts_with_its_gradient_and_its_two_moments(free, fits, monke
 def test_a_processor_that_is_slower_in_bf16_gets_fp32(monkeypatch):
     args = load_script("sac_drq").Args(device="cpu")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(machine, "bf16_is_faster", lambda _: False)
+    monkeypatch.setattr(machine, "bf16_convolves_faster", lambda _: False)
     machine.start_torch(args, pixels=True)
     assert args.precision == "fp32"
