@@ -57,15 +57,13 @@ def start_torch(
         )
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+        bf16_is_native = torch.cuda.is_bf16_supported(including_emulation=False)
         if torch.cuda.get_device_capability(device) >= (8, 0):
             announcements.keep("fp32 products are computed in TF32, with 10 bits of mantissa instead of 23.")
     else:
         # what is faster for 4,096 rows is faster for more, which might not fit; a policy alone acts on one
         products = [(min(rows, 4096), args.hidden_dim, args.hidden_dim) for rows in batch_sizes or (1,)]
         args.matmul = choose_matmul(args.matmul, products)
-    if device.type == "cuda":
-        bf16_is_native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
         bf16_is_native = torch.cpu._is_avx512_bf16_supported()
     if args.precision == "auto":
         if pixels:  # a card that has no bf16 says so below
