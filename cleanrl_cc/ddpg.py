@@ -229,7 +229,8 @@ class Agent(nn.Module):
         self.q_optimizer = Adam(critic_parameters, args.learning_rate)
         self.actor_optimizer = Adam(self.actor.parameters(), args.learning_rate)
         self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
-        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
+        heads_in_bf16 = args.precision == "bf16" and not self.pixels
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=heads_in_bf16)
         self.num_updates = 0
         if args.compile:
             self.update_networks = compile_update(self.update_networks, args, device)
@@ -243,7 +244,7 @@ class Agent(nn.Module):
     def policy(self, obs: Tensor, deterministic: bool) -> Tensor:
         """What `act` computes on the device; with --compile on a GPU one graph."""
         with self.autocast():
-            actions = self.actor(self.encoder(obs))
+            actions = self.actor(self.encode(obs))
         if not deterministic:
             noise = self.exploration_noise * torch.randn_like(actions)
             if self.args.exploration_noise_type == "ou":  # x ← x - θ x + σ ε
@@ -251,11 +252,16 @@ class Agent(nn.Module):
             actions = (actions + noise).clamp(-1, 1)
         return actions
 
+    def encode(self, obs: Tensor) -> Tensor:
+        """Observations (N, *obs_shape) to (N, in_dim) float32; from pixels, bf16 is used here alone."""
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.args.precision == "bf16"):
+            return self.encoder(obs).float()
+
     @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
         """Q of the policy's action, (N,), in units of the environment's reward."""
         with self.autocast():
-            encoding = self.encoder(torch.as_tensor(obs, device=self.device))
+            encoding = self.encode(torch.as_tensor(obs, device=self.device))
             q = self.critic(encoding, self.actor(encoding))
         return (q / self.args.reward_scale).cpu().numpy()
 
@@ -288,14 +294,14 @@ class Agent(nn.Module):
         """Returns the encoding of `obs` (B, in_dim), detached for the actor to read, and metrics."""
         # y = R + γᵐ (1 - d) Q̄(s', π̄(s'))  (Lillicrap et al. 2015, algorithm 1)
         with torch.no_grad(), self.autocast():
-            next_encoding = self.encoder(batch.next_obs)
+            next_encoding = self.encode(batch.next_obs)
             next_actions = self.actor_target(next_encoding)
             next_q = self.critic_target(next_encoding, next_actions)
             rewards = self.args.reward_scale * batch.rewards
             target_q = rewards + batch.gammas * (1 - batch.terminations) * next_q
         self.critic.train()
         with self.autocast():
-            encoding = self.encoder(batch.obs)
+            encoding = self.encode(batch.obs)
             q = self.critic(encoding, batch.actions)
         qf_loss = F.mse_loss(q, target_q)
         self.q_optimizer.step(torch.autograd.grad(qf_loss, self.q_optimizer.parameters))

@@ -231,7 +231,8 @@ class Agent(nn.Module):
         self.q_optimizer = Adam(critic_parameters, args.learning_rate)
         self.actor_optimizer = Adam([*self.actor.parameters(), self.log_alpha], args.learning_rate)
         self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
-        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
+        heads_in_bf16 = args.precision == "bf16" and not self.pixels
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=heads_in_bf16)
         self.num_updates = 0
         if args.compile:
             self.update_networks = compile_update(self.update_networks, args, device)
@@ -247,15 +248,21 @@ class Agent(nn.Module):
         averaged = deterministic and self.args.policy_average
         encoder, actor = self.average if averaged else (self.encoder, self.actor)
         with self.autocast():
-            mean, log_std = actor(encoder(obs))
+            mean, log_std = actor(self.encode(encoder, obs))
         return torch.tanh(mean) if deterministic else self.sample_actions(mean, log_std)[0]
+
+    def encode(self, encoder: nn.Module, obs: Tensor) -> Tensor:
+        """Observations (N, *obs_shape) to (N, in_dim) float32; from pixels, bf16 is used here alone."""
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.args.precision == "bf16"):
+            return encoder(obs).float()
 
     @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
         """min(Q1, Q2) of the deterministic action, (N,), in units of reward, entropy bonus included."""
         actions = torch.as_tensor(self.act(obs, deterministic=True), device=self.device)
+        encoding = self.encode(self.encoder, torch.as_tensor(obs, device=self.device))
         with self.autocast():
-            q1, q2 = self.critic(self.encoder(torch.as_tensor(obs, device=self.device)), actions)
+            q1, q2 = self.critic(encoding, actions)
         return (torch.min(q1, q2) / self.args.reward_scale).cpu().numpy()
 
     @staticmethod
@@ -298,14 +305,14 @@ class Agent(nn.Module):
         """Returns the encoding of `obs` (B, in_dim), detached for the actor to read, and metrics."""
         # y = R + γᵐ (1 - d) (min Q̄(s', a') - α log π(a'|s')),  a' ~ π(s')
         with torch.no_grad(), self.autocast():
-            next_encoding = self.encoder(batch.next_obs)
+            next_encoding = self.encode(self.encoder, batch.next_obs)
             next_actions, next_log_probs = self.sample_actions(*self.actor(next_encoding))
             next_q = torch.min(*self.critic_target(next_encoding, next_actions))
             next_values = next_q - self.log_alpha.exp() * next_log_probs
             rewards = self.args.reward_scale * batch.rewards
             target_q = rewards + batch.gammas * (1 - batch.terminations) * next_values
         with self.autocast():
-            encoding = self.encoder(batch.obs)
+            encoding = self.encode(self.encoder, batch.obs)
             q1, q2 = self.critic(encoding, batch.actions)
         qf_loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
         self.q_optimizer.step(torch.autograd.grad(qf_loss, self.q_optimizer.parameters))

@@ -241,7 +241,8 @@ class Agent(nn.Module):
         self.q_optimizer = Adam(critic_parameters, args.learning_rate)
         self.actor_optimizer = Adam(self.actor.parameters(), args.learning_rate)
         self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
-        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=args.precision == "bf16")
+        heads_in_bf16 = args.precision == "bf16" and not self.pixels
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=heads_in_bf16)
         self.num_updates = 0
         if args.compile:
             self.update_networks = compile_update(self.update_networks, args, device)
@@ -255,17 +256,22 @@ class Agent(nn.Module):
     def policy(self, obs: Tensor, deterministic: bool) -> Tensor:
         """What `act` computes on the device; with --compile on a GPU one graph."""
         with self.autocast():
-            actions = self.actor(self.encoder(obs))
+            actions = self.actor(self.encode(obs))
         if not deterministic:
             noise = self.exploration_noise * torch.randn_like(actions)
             actions = (actions + noise).clamp(-1, 1)
         return actions
 
+    def encode(self, obs: Tensor) -> Tensor:
+        """Observations (N, *obs_shape) to (N, in_dim) float32; from pixels, bf16 is used here alone."""
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.args.precision == "bf16"):
+            return self.encoder(obs).float()
+
     @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
         """min(Q1, Q2) of the policy's action, (N,), in units of the environment's reward."""
         with self.autocast():
-            encoding = self.encoder(torch.as_tensor(obs, device=self.device))
+            encoding = self.encode(torch.as_tensor(obs, device=self.device))
             q1, q2 = self.critic(encoding, self.actor(encoding))
         return (torch.min(q1, q2) / self.args.reward_scale).cpu().numpy()
 
@@ -300,7 +306,7 @@ class Agent(nn.Module):
         # y = R + γᵐ (1 - d) min Q̄(s', ã),  ã = clip(π̄(s') + clip(ε, -c, c), -1, 1),  ε ~ N(0, σ)
         # (Fujimoto et al. 2018, algorithm 1)
         with torch.no_grad(), self.autocast():
-            next_encoding = self.encoder(batch.next_obs)
+            next_encoding = self.encode(batch.next_obs)
             next_actions = self.actor_target(next_encoding)
             noise = self.args.policy_noise * torch.randn_like(next_actions)
             noise = noise.clamp(-self.args.noise_clip, self.args.noise_clip)
@@ -309,7 +315,7 @@ class Agent(nn.Module):
             rewards = self.args.reward_scale * batch.rewards
             target_q = rewards + batch.gammas * (1 - batch.terminations) * next_q
         with self.autocast():
-            encoding = self.encoder(batch.obs)
+            encoding = self.encode(batch.obs)
             q1, q2 = self.critic(encoding, batch.actions)
         qf_loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
         self.q_optimizer.step(torch.autograd.grad(qf_loss, self.q_optimizer.parameters))

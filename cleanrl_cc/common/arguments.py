@@ -65,8 +65,8 @@ class RunArgs:
     num_threads: Small | None = None
     """torch threads; None: torch decides at the start, and a resumed run keeps to it"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """precision of all layers but the last; auto: bf16 where it is faster and known to learn as well (pixels;
-    in DDPG states, too), else fp32"""
+    """bf16: of all layers but the last, from pixels in SAC, TD3 and DDPG of convolutions; auto: where it is
+    faster and known to learn as well (pixels; in DDPG states, too)"""
     matmul: Literal["auto", "mkl", "onednn"] = "auto"
     """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False

@@ -73,7 +73,8 @@ def start_torch(
             is_faster = known_to_learn and bf16_multiplies_faster(products, args.compile)
         args.precision = "bf16" if is_faster else "fp32"
         if is_faster and device.type == "cpu":
-            announcements.keep("Layers but the last compute in bf16, which is faster here (--precision).")
+            layers = "Convolutions" if pixels else "Hidden layers"
+            announcements.keep(f"{layers} compute in bf16, which is faster here (--precision).")
     if args.precision == "bf16" and not bf16_is_native:
         if device.type == "cuda":  # before Ampere: V100, T4
             announcements.keep("Warning: this GPU has no bf16 instructions: it computes in fp32.")

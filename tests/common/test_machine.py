@@ -112,6 +112,23 @@ def test_the_last_layer_is_fp32_in_bf16(script):
         assert np.mean(output == rounded) < 0.05, "rounded to 8 bits"
 
 
+@pytest.mark.parametrize("script", ["sac_drq", "td3", "ddpg"])
+def test_from_pixels_bf16_is_the_convolutions_alone(script):
+    module = load_script(script)
+    obs_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    agent = module.Agent(module.Args(precision="bf16"), obs_space, ACTION_SPACE, torch.device("cpu"))
+    dtypes = {True: set(), False: set()}  # by whether it is a convolution
+    for layer in agent.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(
+                lambda layer, _, output: dtypes[isinstance(layer, torch.nn.Conv2d)].add((layer, output.dtype))
+            )
+    agent.value(np.stack([obs_space.sample() for _ in range(2)]))
+    assert {dtype for _, dtype in dtypes[True]} == {torch.bfloat16}
+    heads = {dtype for layer, dtype in dtypes[False] if layer not in set(agent.encoder.modules())}
+    assert heads == {torch.float32}
+
+
 @pytest.fixture
 def card(monkeypatch):
     """A GPU that is not there, as far as the start of a run looks at it."""
