@@ -39,7 +39,8 @@ WRONG = {
     "unknown dm_control task": ({"env_id": "dm_control/walker-wlk-v0"}, ["dm_control/walker-walk-v0"]),
     "Dict actions": ({"env_id": "DictActions-v0"}, ["DictActions-v0", "Dict action space"]),
     "Tuple actions": ({"env_id": "TupleActions-v0"}, ["TupleActions-v0", "Tuple action space"]),
-    "five actions of Pendulum": ({"action_set": "five"}, ["--action-set"]),
+    "five actions of Pendulum": ({"action_set": "five"}, ["--action-set five", "auto or native"]),
+    "a gentle Pendulum": ({"action_set": "gentle"}, ["--action-set gentle", "auto or native"]),
     "videos of what cannot be drawn": (
         {"env_id": "Undrawable-v0", "capture_video": True},
         ["Undrawable-v0", "drawn"],

@@ -42,9 +42,9 @@ class RunArgs:
     # Environment
     obs: Literal["auto", "pixels", "state"] = "auto"
     """what the agent observes; auto: pixels where the environment emits images, else state"""
-    action_set: Literal["auto", "native", "five"] = "auto"
-    """action space; auto: two axes in CarRacing, continuous in LunarLander; native: the environment's own;
-    five: CarRacing's five discrete actions"""
+    action_set: Literal["auto", "native", "gentle", "five"] = "auto"
+    """action space; auto: two axes in CarRacing, continuous in LunarLander; native: the environment's own; of
+    CarRacing, gentle: two axes with less gas, brake and steering, five: its five discrete actions"""
     action_repeat: Small = 1
     """environment steps per agent step; rewards are summed, and only the last frame is rendered"""
     frame_stack: Annotated[Whole, Range(1, 255)] = 4  # ages in an episode are stored as bytes

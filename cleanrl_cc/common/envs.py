@@ -103,11 +103,11 @@ def make_env(
     """
     spec = find_spec(env_id)
     is_car = spec.id == FAST_CAR_RACING
-    if action_set == "five" and not is_car:
-        raise InputError(f"--action-set five is CarRacing's; {env_id} has --action-set auto or native.")
+    if action_set in ("five", "gentle") and not is_car:
+        raise InputError(f"--action-set {action_set} is CarRacing's; {env_id} has auto or native.")
     kwargs: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
     if is_car or spec.entry_point == LUNAR_LANDER:
-        kwargs["continuous"] = action_set == "auto" or (is_car and action_set == "native")
+        kwargs["continuous"] = action_set in TwoAxes.STRENGTHS or (is_car and action_set == "native")
     if env_id.startswith("dm_control/") and render_mode == "rgb_array":
         kwargs["render_kwargs"] = {"height": 240, "width": 320, "camera_id": 0}
     make = partial(_make, spec, env_id, wrappers)
@@ -132,8 +132,8 @@ def make_env(
         env = apply_wrapper(env, text, "--training-wrappers")
         training.append(env)
     env = Checked(env, env_id)
-    if is_car and action_set == "auto" and env.action_space == env.unwrapped.action_space:
-        env = TwoAxes(env)
+    if is_car and action_set in TwoAxes.STRENGTHS and env.action_space == env.unwrapped.action_space:
+        env = TwoAxes(env, action_set)
     if isinstance(env.action_space, Box):
         env = UnitActions(env)
     elif not isinstance(env.action_space, Discrete):

@@ -55,16 +55,21 @@ class UnitActions(gym.ActionWrapper):
 
 
 class TwoAxes(gym.ActionWrapper):
-    """CarRacing by two axes, steering and gas/brake: an agent that knows
-    nothing does not stand on the brake."""
+    """CarRacing by two axes, steering and gas/brake: an agent that knows nothing does not stand on the brake.
+    By `--action-set gentle` it neither floors the gas nor blocks the wheels, and steers no further than the
+    front wheels turn."""
 
-    def __init__(self, env: gym.Env):
+    STRENGTHS = {"auto": (1.0, 1.0, 1.0), "gentle": (0.4, 0.3, 0.8)}  # of steering, gas and brake
+
+    def __init__(self, env: gym.Env, action_set: str):
         super().__init__(env)
         self.action_space = Box(-1.0, 1.0, (2,), np.float32)
+        self.steering, self.gas, self.brake = self.STRENGTHS[action_set]
 
     def action(self, action: np.ndarray) -> np.ndarray:
         steering, pedal = action
-        return np.array([steering, max(pedal, 0.0), max(-pedal, 0.0)], np.float32)
+        pedals = self.gas * max(pedal, 0.0), self.brake * max(-pedal, 0.0)
+        return np.array([self.steering * steering, *pedals], np.float32)
 
 
 class ActionRepeat(gym.Wrapper):

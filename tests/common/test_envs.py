@@ -79,6 +79,26 @@ def test_car_racing_has_one_axis_to_steer_and_one_for_gas_and_brake(action, expe
     assert reaching(env, np.array(action, np.float32)).tolist() == expected
 
 
+@pytest.mark.parametrize(
+    "action, expected", [([1, 1], [0.4, 0.3, 0]), ([-1, -1], [-0.4, 0, 0.8]), ([0.5, 0], [0.2, 0, 0])]
+)
+def test_a_gentle_driver_has_the_same_axes_with_less_strength(action, expected):
+    env = make_env("CarRacing-v3", action_set="gentle")
+    assert env.action_space == Box(-1, 1, (2,), np.float32)
+    assert reaching(env, np.array(action, np.float32)).tolist() == np.array(expected, np.float32).tolist()
+
+
+def test_the_wheels_of_a_gentle_driver_turn_as_far_as_those_of_any():
+    angles = []
+    for action_set in ("auto", "gentle"):
+        env = make_env("CarRacing-v3", action_set=action_set)
+        env.reset(seed=1)
+        for _ in range(20):
+            env.step(np.array([1, 0], np.float32))
+        angles.append(env.unwrapped.car.wheels[0].joint.angle)
+    assert angles == pytest.approx([-0.4, -0.4], abs=0.03)
+
+
 def test_car_racing_native_has_three_axes_and_five_has_five_actions():
     native, five = make_env("CarRacing-v3", action_set="native"), make_env("CarRacing-v3", action_set="five")
     assert native.action_space == Box(-1, 1, (3,), np.float32)
