@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +108,7 @@ IMPROVEMENT = """
 |---|---|---|---|"""
 BF16 = """### bf16 beside fp32
 
-The presets in fp32 and in bf16 (`--precision bf16`): the mean of all evaluations up to so many steps, which
+In fp32 and in bf16 (`--precision bf16`): the mean of all evaluations up to so many steps, which
 says how fast a run learns, and the evaluation there. In parentheses the number of seeds.
 
 | environment | algorithm | steps | fp32, mean | bf16, mean | fp32, at the end | bf16, at the end |
@@ -314,12 +314,13 @@ def published_after(results: Cells, steps: int, anchors: dict[str, list]) -> lis
 
 
 def bf16_beside_fp32(results: Cells) -> list[str]:
-    """A section: how the presets learn in either precision."""
+    """A section: how a script, or a variant of it, learns in either precision."""
     lines = []
-    for (table, steps), name in product(BF16_STEPS.items(), TITLES):
-        cells = results.get(table, {})
+    pairs = [(table, name) for table in BF16_STEPS for name in results.get(table, {})]
+    for table, name in pairs:
+        steps, cells = BF16_STEPS[table], results[table]
         means, ends = [], []
-        for runs in (cells.get(name, []), cells.get(f"{name}-bf16", [])):
+        for runs in (cells[name], cells.get(f"{name}-bf16", [])):
             whole = [run["evaluations"] for run in runs if len(evaluated_at([run], steps))]
             until = [e["return_mean"][e["global_step"] <= steps].mean() for e in whole]
             means.append(f"{number(until)} ({len(until)})" if until else "")

@@ -148,11 +148,15 @@ def test_bf16_is_compared_with_fp32_up_to_equal_steps():
 
     cells = {"td3": [run(10.0, 30.0, 999.0)], "td3-bf16": [run(20.0, 40.0), run(40.0, 60.0), run(7.0)]}
     others = {"ddpg": [run(1.0, 2.0)], "sac_drq": [run(1.0)], "sac_drq-bf16": [run(1.0, 2.0)]}
+    variant = {"sac_drq-axes": [run(3.0)], "sac_drq-axes-bf16": [run(4.0)]}
     page = "\n".join(
-        report.bf16_beside_fp32({"Hopper-v5 from state": cells | others, "CarRacing-v3 from pixels": others})
+        report.bf16_beside_fp32(
+            {"Hopper-v5 from state": cells | others, "CarRacing-v3 from pixels": others | variant}
+        )
     )
     assert "| Hopper-v5 from state | TD3 | 200,000 | 20 (1) | 40 [30, 50] (2) | 30 | 50 [40, 60] |" in page
     assert "| CarRacing-v3 from pixels | SAC | 100,000 | 1.0 (1) | 1.0 (1) | 1.0 | 1.0 |" in page
+    assert "| CarRacing-v3 from pixels | SAC (axes) | 100,000 | 3.0 (1) | 4.0 (1) | 3.0 | 4.0 |" in page
     assert page.count(" | SAC | ") == 1 and "DDPG" not in page
 
 
