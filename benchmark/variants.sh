@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the presets were chosen against: two axes where five actions drive better; CarRacing without the rules of the road; DQN
 # with fewer random actions, shifted images or slower targets; speed limits of 55 for DDPG, 60 for TD3 and 65 for SAC, a constant
-# learning rate, smaller images, fewer updates, and SAC that looks further ahead or has laxer rules; SAC's Hopper with targets
+# learning rate, smaller images, fewer updates, and SAC at full throttle, which looks further ahead or has laxer rules; SAC's Hopper with targets
 # that move half as fast, and with these returns of three steps or more entropy; TD3 with the learning rate of the authors' later
 # code, with targets that move twice as fast, and with a learning rate that falls to 0 on LunarLander; another PPO, with a
 # learning rate that is constant where the preset's falls and falls where it is constant, with fewer steps, and in the corridors
@@ -22,7 +22,8 @@ hopper+=(--max-grad-norm 0.7 --learning-rate 9.80828e-5)
 
 # CarRacing before it had rules of the road
 patience=(--gamma 0.99 --training-wrappers Patience,frames=200)
-sac=("${patience[@]}" --target-entropy -2 --policy-average 0)
+throttle=(--action-set auto --total-timesteps 100000)  # SAC before it drove gently
+sac=("${patience[@]}" --action-set auto --target-entropy -2 --policy-average 0)
 td3=("${patience[@]}" --learning-rate-schedule constant --total-timesteps 200000 --buffer-size 150000)
 dqn=("${patience[@]}" --total-timesteps 200000 --buffer-size 150000)
 rainbow=("${dqn[@]}" --v-max 25 --beta-steps 200000)
@@ -41,11 +42,12 @@ commands() {
     run td3-higher-limit td3 CarRacing-v3 "$seed" --training-wrappers RoadRules,speed_limit=60
     run td3-constant-rate td3 CarRacing-v3 "$seed" --learning-rate-schedule constant --total-timesteps 100000 --buffer-size 150000
     run ddpg-lower-limit ddpg CarRacing-v3 "$seed" --training-wrappers RoadRules
-    run sac_drq-patience sac_drq CarRacing-v3 "$seed" "${sac[@]}"
-    run sac_drq-longer-horizon sac_drq CarRacing-v3 "$seed" --gamma 0.99
-    run sac_drq-higher-limit sac_drq CarRacing-v3 "$seed" --training-wrappers RoadRules,speed_limit=65
-    run sac_drq-bf16 sac_drq CarRacing-v3 "$seed" --precision bf16 --compile
-    run sac_drq-laxer-rules sac_drq CarRacing-v3 "$seed" --gamma 0.99 --training-wrappers RoadRules,missed=1,speed_limit=60
+    run sac_drq-patience sac_drq CarRacing-v3 "$seed" "${sac[@]}" --total-timesteps 100000
+    run sac_drq-longer-horizon sac_drq CarRacing-v3 "$seed" "${throttle[@]}" --gamma 0.99
+    run sac_drq-higher-limit sac_drq CarRacing-v3 "$seed" "${throttle[@]}" --training-wrappers RoadRules,speed_limit=65
+    run sac_drq-full-throttle sac_drq CarRacing-v3 "$seed" "${throttle[@]}" --precision fp32
+    run sac_drq-full-throttle-bf16 sac_drq CarRacing-v3 "$seed" "${throttle[@]}" --precision bf16 --compile
+    run sac_drq-laxer-rules sac_drq CarRacing-v3 "$seed" "${throttle[@]}" --gamma 0.99 --training-wrappers RoadRules,missed=1,speed_limit=60
     run sac_drq-constant-rate sac_drq CarRacing-v3 "$seed" "${sac[@]}" --learning-rate-schedule constant --total-timesteps 180000 --buffer-size 150000
     run sac_drq-64x64 sac_drq CarRacing-v3 "$seed" "${sac[@]}" --image-size 64 --total-timesteps 200000 --buffer-size 200000
     run sac_drq-fewer-updates sac_drq CarRacing-v3 "$seed" "${sac[@]}" --updates-per-step 0.2 --total-timesteps 240000 --buffer-size 240000 --eval-frequency 20000

@@ -98,9 +98,9 @@ PRESETS = {
     "Humanoid-v[45]": {"total_timesteps": 10_000_000},  # Haarnoja et al. 2018b, figure 1
     # Learning rate (there: falling), tau: Stable-Baselines3 zoo, LunarLanderContinuous-v2; n_step: our runs
     "LunarLander-v3": {"total_timesteps": 150_000, "learning_rate": 7.3e-4, "tau": 0.01, "n_step": 3},
-    "CarRacing-v3": {"total_timesteps": 100_000, "training_wrappers": ("RoadRules,speed_limit=60",)}
-    | {"action_repeat": 4, "checkpoint_frequency": 10_000, "eval_episodes": 20, "learning_starts": 1_000}
-    | {"buffer_size": 100_000, "batch_size": 128}
+    "CarRacing-v3": {"total_timesteps": 70_000, "training_wrappers": ("RoadRules,speed_limit=60",)}
+    | {"action_set": "gentle", "action_repeat": 4, "checkpoint_frequency": 10_000, "eval_episodes": 20}
+    | {"learning_starts": 1_000, "buffer_size": 100_000, "batch_size": 128}
     | {"initial_alpha": 0.1, "target_entropy": -1.0, "reward_scale": 0.05, "policy_average": 0.001}
     | {**DRQ_V2, "gamma": 0.97, "encoder_channels": 16, "learning_rate_schedule": "linear"},
     # Images, action repeat, learning rate: DrQ-v2, table 2; batch, initial temperature: DrQ, appendix B
