@@ -229,7 +229,7 @@ class Agent(nn.Module):
         self.q_optimizer = Adam(critic_parameters, args.learning_rate)
         self.actor_optimizer = Adam(self.actor.parameters(), args.learning_rate)
         self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}
-        heads_in_bf16 = args.precision == "bf16" and not self.pixels
+        heads_in_bf16 = args.precision == "bf16" and not self.pixels  # from pixels SAC drove worse with them
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=heads_in_bf16)
         self.num_updates = 0
         if args.compile:
