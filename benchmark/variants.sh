@@ -45,6 +45,7 @@ commands() {
     run sac_drq-patience sac_drq CarRacing-v3 "$seed" "${sac[@]}" --total-timesteps 100000
     run sac_drq-longer-horizon sac_drq CarRacing-v3 "$seed" "${throttle[@]}" --gamma 0.99
     run sac_drq-higher-limit sac_drq CarRacing-v3 "$seed" "${throttle[@]}" --training-wrappers RoadRules,speed_limit=65
+    run sac_drq-more-steps sac_drq CarRacing-v3 "$seed" --total-timesteps 100000 --compile
     run sac_drq-full-throttle sac_drq CarRacing-v3 "$seed" "${throttle[@]}" --precision fp32
     run sac_drq-full-throttle-bf16 sac_drq CarRacing-v3 "$seed" "${throttle[@]}" --precision bf16 --compile
     run sac_drq-laxer-rules sac_drq CarRacing-v3 "$seed" "${throttle[@]}" --gamma 0.99 --training-wrappers RoadRules,missed=1,speed_limit=60
