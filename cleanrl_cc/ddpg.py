@@ -466,7 +466,7 @@ def train(args: Args, run_class: type[Run] = Run) -> float:
         # 4. update
         falls = args.learning_rate_schedule == "linear"
         learning_rate = args.learning_rate * (1 - previous_step / args.total_timesteps if falls else 1.0)
-        for optimizer in agent.optimizers.values():
+        for optimizer in (agent.q_optimizer, agent.actor_optimizer):
             optimizer.learning_rate.fill_(learning_rate)
         updates_due = int((global_step - args.learning_starts) * args.updates_per_step)
         while agent.num_updates < updates_due and buffer.size > buffer.n_step:

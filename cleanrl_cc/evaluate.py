@@ -32,7 +32,7 @@ import torch
 import tyro
 from gymnasium.spaces import Discrete
 
-from cleanrl_cc.common import export, hub
+from cleanrl_cc.common import announcements, export, hub
 from cleanrl_cc.common.arguments import check_args
 from cleanrl_cc.common.checkpoints import (
     load_checkpoint,
@@ -43,7 +43,7 @@ from cleanrl_cc.common.checkpoints import (
 )
 from cleanrl_cc.common.envs import RECIPE, make_env
 from cleanrl_cc.common.episodes import Episodes
-from cleanrl_cc.common.errors import InputError, gist, require
+from cleanrl_cc.common.errors import InputError, Stopped, gist, require
 from cleanrl_cc.common.evaluation import (
     Film,
     analyze_value,
@@ -131,11 +131,11 @@ class Policy:
         if unknown := sorted(self.recipe.keys() - set(RECIPE)):
             message = f"The checkpoint does not fit this version of {algorithm}.py"
             raise InputError(f"{message}: its environment has {', '.join(unknown)}.")
-        env = self.make_env()
-        self.observation_space, self.action_space = env.observation_space, env.action_space
-        env.close()
-        pixels = self.observation_space.dtype == np.uint8
         try:
+            env = self.make_env()
+            self.observation_space, self.action_space = env.observation_space, env.action_space
+            env.close()
+            pixels = self.observation_space.dtype == np.uint8
             args = module.Args(**checkpoint["args"])
             trained_on = args.device.split(":")[0]
             args.device = str(find_device(device))
@@ -149,7 +149,7 @@ class Policy:
             self.agent = module.Agent(args, self.observation_space, self.action_space, torch_device)
             self.agent.load_state_dict(checkpoint["agent"])
             self.agent.eval()  # a layer of a copied script, as dropout, may differ while it learns
-        except (TypeError, RuntimeError, AttributeError) as error:
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             message = f"The checkpoint does not fit this version of {algorithm}.py: {gist(error)}."
             raise InputError(message) from error
         self.gamma = args.gamma
@@ -299,6 +299,13 @@ def check(options: Options):
         raise InputError("--out goes with --save-video or --analyze-value: nothing else is written there.")
     if options.out and options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is not a folder.")
+    if options.out:
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--out {options.out} cannot be made ({error.strerror}): name another folder."
+            ) from error
     if options.dry_run and not options.push_to_hub:
         raise InputError("--dry-run goes with --push-to-hub user/name: the card names the repository.")
     if options.env_id and (options.export_onnx or options.export_torch or options.push_to_hub):
@@ -339,7 +346,8 @@ def play(policy: Policy, path: Path, options: Options, film: Path | None = None)
     Args:
         film: where the film of the first episode goes.
     """
-    folder = options.out or output_folder(options.checkpoint, path)
+    place = options.out or output_folder(options.checkpoint, path)
+    folder = place.absolute()  # an environment may change the working directory
     filming = options.save_video or film is not None
     mode = "human" if options.render else "rgb_array" if filming else None
     envs = [policy.make_env(mode)]
@@ -351,7 +359,7 @@ def play(policy: Policy, path: Path, options: Options, film: Path | None = None)
     if options.save_video:
         name = f"evaluation-{path.stem}-seed"
         paths = {seed: folder / "videos" / f"{name}-{seed}.mp4" for seed in seeds}
-        print(f"Filming into {folder / 'videos'}", file=sys.stderr)  # which may take minutes
+        announcements.say(f"Filming into {place / 'videos'}")  # which may take minutes
     if film:
         paths[seeds[0]] = film
     films = {seed: Film(place, envs[0], policy.recipe["action_repeat"]) for seed, place in paths.items()}
@@ -388,7 +396,7 @@ def export_policy(options: Options):
     for file, save in ((options.export_onnx, export.save_onnx), (options.export_torch, export.save_torch)):
         if file:
             save(file, program, metadata)
-            print(f"{file}\n  obs     {metadata['obs']}\n  action  {metadata['action']}")
+            announcements.show(f"{file}\n  obs     {metadata['obs']}\n  action  {metadata['action']}")
 
 
 def push(options: Options, repo: str) -> dict:
@@ -402,7 +410,7 @@ def push(options: Options, repo: str) -> dict:
         result = play(policy, path, options, film)
         folder = options.dry_run or Path(temporary) / "repository"
         hub.write_folder(folder, repo, checkpoint, result, film, evaluations)
-        print(options.dry_run or hub.upload(folder, repo), file=sys.stderr)
+        announcements.say(str(options.dry_run or hub.upload(folder, repo)))
     return result
 
 
@@ -411,7 +419,7 @@ def draws(policy: Policy) -> bool:
     try:
         env = policy.make_env("rgb_array")
     except InputError as error:
-        print(f"No film: {error}", file=sys.stderr)
+        announcements.say(f"No film: {error}")
         return False
     env.reset(seed=0)
     has_frames = isinstance(env.render(), np.ndarray)
@@ -422,6 +430,10 @@ def draws(policy: Policy) -> bool:
 # --- the command line ---
 
 
+def stop(number: int, _frame):
+    raise Stopped(128 + number)
+
+
 def main(argv: list[str] | None = None):
     options = tyro.cli(Options, description=__doc__, args=argv)
     check(options)
@@ -430,22 +442,24 @@ def main(argv: list[str] | None = None):
     repo = options.push_to_hub
     result = push(options, repo) if repo else evaluate(options)
     if options.json:
-        print(json.dumps(result))
-        return
+        return announcements.show(json.dumps(result))
+    lines = []
     for key in [
         key for key in ("checkpoint", "algorithm", "env_id", "trained_env_id", "global_step") if key in result
     ]:
-        print(f"{key:>18}  {result[key]}")
+        lines.append(f"{key:>18}  {result[key]}")
     for episode in result["episodes"]:
         others = [f"  {key} {value:g}" for key, value in episode.items() if key not in ("seed", "r", "l")]
         measures = f"return {episode['r']:.2f}  length {episode['l']}{''.join(others)}"
-        print(f"{'seed ' + str(episode['seed']):>18}  {measures}")
+        lines.append(f"{'seed ' + str(episode['seed']):>18}  {measures}")
     statistics = ("_mean", "_std", "_median", "_min", "_max", "_bias", "_correlation")
     for key in [key for key in result if key.endswith(statistics)]:
-        print(f"{key:>18}  {result[key]:.2f}" if "return" in key else f"{key:>18}  {result[key]:.4g}")
+        digits = ".2f" if "return" in key else ".4g"
+        lines.append(f"{key:>18}  {result[key]:{digits}}")
+    announcements.show("\n".join(lines))
 
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # films are put away
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        signal.signal(number, stop)
     main()

@@ -52,6 +52,39 @@ class Walk(gym.Env):
         return np.full((40, 40, 3), self.time % 256, np.uint8)
 
 
+class Brightening(Walk):
+    """Emits a picture that is one brighter at each step, in numbers that hold more than a picture may."""
+
+    observation_space = Box(0, 255, (40, 40), np.uint8)
+    length = 1000
+
+    def observe(self):
+        return np.full((40, 40), self.time, np.int64)
+
+
+class Growing(Walk):
+    """Observes more numbers each time that it is made."""
+
+    made = 0
+
+    def __init__(self, render_mode: str | None = None):
+        super().__init__(render_mode)
+        Growing.made += 1
+        self.size = Growing.made
+        self.observation_space = Box(-9, 9, (self.size,), np.float32)
+
+    def observe(self):
+        return np.full(self.size, self.place, np.float32)
+
+
+class Wanders(Walk):
+    """Goes to another working directory at each reset."""
+
+    def begin(self):
+        os.chdir("/")
+        return super().begin()
+
+
 # --- actions ---
 
 
@@ -540,6 +573,20 @@ class Curriculum(gym.Wrapper):
 class NumPyCurriculum(Curriculum):
     def state_dict(self):
         return {"level": np.float64(self.level)}
+
+
+class BrokenCurriculum(Curriculum):
+    def state_dict(self):
+        raise KeyError("level")
+
+
+class NoWrapper:
+    def __init__(self, env):
+        self.env = env
+
+
+def forgets_to_return(env):
+    NoWrapper(env)
 
 
 class Inverted(gym.ObservationWrapper):

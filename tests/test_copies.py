@@ -142,6 +142,22 @@ def test_a_copy_with_a_new_field_and_a_new_layer_trains_resumes_and_is_evaluated
     assert f"my_{script}.py" in input_error(parse, script, again)  # another script's run
 
 
+def test_an_optimizer_of_a_copy_keeps_its_own_learning_rate(tmp_path, imports_undone):
+    made = '        self.optimizers = {"q": self.q_optimizer, "actor": self.actor_optimizer}\n'
+    text = (ROOT / "cleanrl_cc" / "sac_drq.py").read_text()
+    assert text.count(made) == 1
+    own = "        self.own = nn.Linear(2, 1)\n"
+    own += '        self.optimizers["own"] = Adam(self.own.parameters(), 1e-5)\n'
+    own += '        self.optimizers["torch"] = torch.optim.SGD(self.own.parameters(), 1e-6)\n'
+    (tmp_path / "my_sac.py").write_text(text.replace(made, made + own))
+    module = load_script(tmp_path / "my_sac.py")
+    words = command_line("sac_drq", tmp_path / "run", total_timesteps=90, learning_rate=0.5e-3)
+    module.train(module.parse_args(module.Args, module.PRESETS, words))
+    states = checkpoint(tmp_path / "run")["optimizers"]
+    rates = {name: state["param_groups"][0]["lr"] for name, state in states.items()}
+    assert rates == {"q": 0.5e-3, "actor": 0.5e-3, "own": 1e-5, "torch": 1e-6}
+
+
 @pytest.mark.parametrize("own", ["self.own = 1.0", 'self.register_buffer("own", torch.tensor(1.0))'])
 def test_a_copy_is_told_what_it_would_forget(own, tmp_path, capsys, imports_undone):
     made = "self.num_updates = 0"

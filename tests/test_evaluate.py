@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
-from helpers import PIXELS, SCRIPTS, Fork, assert_same, input_error, train
+from helpers import PIXELS, SCRIPTS, Fork, assert_same, checkpoint, input_error, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cleanrl_cc.common.checkpoints import load_checkpoint, rng_state
+from cleanrl_cc.common.checkpoints import load_checkpoint, rng_state, save_checkpoint
 from cleanrl_cc.common.envs import make_env
 from cleanrl_cc.common.evaluation import EVALUATION_SEED, analyze_value, play_episode
 from cleanrl_cc.common.tables import read_csv
@@ -138,6 +138,7 @@ def test_values_that_are_constant_have_a_bias_alone(length, tmp_path, recwarn):
         ({"device": "cuda:7"}, ["--device cuda:7"]),
         ({"out": Path("films")}, ["--out", "--save-video", "--analyze-value"]),
         ({"out": Path(__file__), "save_video": True}, ["--out", "not a folder"]),
+        ({"out": Path("/proc/films"), "save_video": True}, ["--out /proc/films cannot be made", "another"]),
     ],
 )
 def test_a_wrong_option(changes, words, run, monkeypatch):
@@ -254,6 +255,19 @@ def test_a_policy_is_judged_in_another_environment_with_the_same_spaces(run, cap
 def test_an_environment_that_a_policy_cannot_be_judged_in(env_id, others, word, run):
     options = Options(str(run), env_id=env_id, device="cpu", episodes=1, **others)
     assert word in input_error(evaluate, options)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"algorithm": 5}, "is damaged: its algorithm is no text"),
+        ({"recipe": {"env_id": "Pendulum-v1", "action_repeat": "2"}}, "does not fit this version of sac_drq"),
+        ({"recipe": {"env_id": "CarRacing-v3", "image_size": -4}}, "does not fit this version of sac_drq"),
+    ],
+)
+def test_what_was_changed_in_a_checkpoint_is_told(change, words, run, tmp_path):
+    save_checkpoint(tmp_path / "changed.pt", checkpoint(run) | change)
+    assert words in input_error(evaluate, Options(str(tmp_path / "changed.pt"), device="cpu"))
 
 
 # --- --trust ---

@@ -1,5 +1,7 @@
 """Other people's environments train and resume; `common/test_checks.py` has those that break a promise."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import pytest
 from helpers import assert_same_training, resume, train
@@ -25,6 +27,16 @@ def test_it_trains_and_resumes_bit_for_bit(script, name, tmp_path):
     train(script, tmp_path / "direct", total_timesteps=110, **changes)
     assert_same_training(tmp_path / "grown", tmp_path / "direct")
     assert float(read_csv(tmp_path / "direct" / "progress.csv")[-1]["charts/episodic_length"]) == 30
+
+
+def test_an_environment_may_leave_the_working_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train("sac_drq", Path("run"), env_id="odd_envs:Wanders-v0", total_timesteps=75)
+    monkeypatch.chdir(tmp_path)
+    resume("sac_drq", Path("run"), total_timesteps=110)
+    train("sac_drq", tmp_path / "direct", env_id="odd_envs:Wanders-v0", total_timesteps=110)
+    assert_same_training(tmp_path / "run", tmp_path / "direct")
+    assert capsys.readouterr().out.startswith("run: mean return")
 
 
 @pytest.mark.parametrize("name", ["Taxi", "FrozenLake", "CliffWalking"])

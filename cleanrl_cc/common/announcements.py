@@ -1,14 +1,40 @@
-"""What a run says of itself at its start, and what MuJoCo need not say. The former is kept until nothing
-stands in the way: an error then stands alone. Imports nothing of ours."""
+"""What is said on the terminal, and what MuJoCo need not say. What a run says of itself at its start is kept
+until nothing stands in the way: an error then stands alone."""
 
+import contextlib
+import errno
 import logging
 import os
 import re
 import sys
 
+from tqdm import tqdm
+
+from cleanrl_cc.common.errors import InputError
+
 DEPRECATION = re.compile(r"compiler attribute .* is deprecated")
 
 _kept: list[str] = []
+
+
+def say(line: str):
+    """Prints to stderr without tearing a progress bar. That nobody reads it any more, as when Ctrl-C has
+    ended a `tee` or the terminal was closed, ends no run."""
+    if sys.stderr:  # None where it was closed from the start
+        with contextlib.suppress(OSError):
+            tqdm.write(line, file=sys.stderr)
+
+
+def show(result: str):
+    """Prints to stdout. Who has closed the pipe, as `head` does, has read enough. Raises InputError where
+    it cannot be written."""
+    try:
+        print(result, flush=True)
+    except OSError as error:
+        # Python would write it again as it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise InputError(f"The result could not be printed ({error.strerror}).") from error
 
 
 def keep(line: str):
@@ -20,7 +46,7 @@ def keep(line: str):
 def tell():
     """Says what was kept, once."""
     for line in _kept:
-        print(line, file=sys.stderr)
+        say(line)
     forget()
 
 
@@ -46,4 +72,4 @@ def _is_no_deprecation(record: logging.LogRecord) -> bool:
 
 def _tell_warning(text: str):
     if not DEPRECATION.match(text):
-        print(f"Warning: MuJoCo: {text}", file=sys.stderr)
+        say(f"Warning: MuJoCo: {text}")

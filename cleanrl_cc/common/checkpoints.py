@@ -134,6 +134,8 @@ def load_checkpoint(path: str | Path, algorithm: str | None = None) -> dict:
         ) from error
     if missing:
         raise InputError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}.")
+    if not isinstance(checkpoint["algorithm"], str):
+        raise InputError(f"{file} is damaged: its algorithm is no text.")
     if wrong := misshapen(checkpoint["recipe"]):
         raise InputError(f"{file} is damaged: its environment's {wrong}.")
     if algorithm not in (None, checkpoint["algorithm"]):
@@ -274,6 +276,16 @@ def remove_replays(folder: Path, kept: str = ""):
     for file in folder.iterdir():
         if REPLAY.fullmatch(file.name) and file.name != kept and not file.is_dir():
             file.unlink()
+
+
+def require_finite(agent: Agent, buffer: Buffer, global_step: int, folder: Path):
+    """Raises InputError where weights or stored steps are not finite."""
+    for what, tensors in (("weights", agent.state_dict()), ("stored", buffer.arrays())):
+        if name := not_finite(tensors):
+            raise InputError(
+                f"The {what} {name} are not finite at step {global_step}: "
+                f"the last good checkpoint is in {folder}."
+            )
 
 
 def not_finite(arrays: Mapping[str, np.ndarray | torch.Tensor]) -> str | None:

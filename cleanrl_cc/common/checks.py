@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.errors import BrokenPromise, InputError, origin
 from cleanrl_cc.common.observations import MOST_NUMBERS, leaves
 
@@ -52,6 +53,7 @@ class Checked(gym.Wrapper):
         super().__init__(env)
         self.name = name
         self.good_forms = set()
+        self.fits_any = self.observation_space.dtype != np.uint8
         self.unbounded = {"reset", "step"}  # of which no observation was compared with its bounds yet
 
     def reset(self, **kwargs):
@@ -72,7 +74,8 @@ class Checked(gym.Wrapper):
         if form not in self.good_forms:
             self._check("step", result, ("observation", "reward", "terminated", "truncated", "info"))
             self._check_numbers(*result[1:4])
-            if isinstance(result[0], np.ndarray):  # a dict or a number is looked at every time
+            # a dict, a number, and larger numbers than a picture holds are looked at every time
+            if isinstance(result[0], np.ndarray) and (self.fits_any or result[0].dtype == np.uint8):
                 self.good_forms.add(form)
         return result
 
@@ -87,10 +90,9 @@ class Checked(gym.Wrapper):
         if not isinstance(info, dict):
             raise BrokenPromise(f"returned {_form(info)} as its info, which must be a dict")
         if method in self.unbounded and (problem := beyond_bounds(self.observation_space, obs)):
-            print(
+            announcements.say(
                 f"Warning: an observation of {self.name} from {method}() is outside its space: {problem}. "
-                "It is used as it is.",
-                file=sys.stderr,
+                "It is used as it is."
             )
         self.unbounded.discard(method)
 

@@ -299,10 +299,9 @@ def restore_envs(
     if odd := [(index, what) for index, what in enumerate(differences) if what]:
         *others, last = (str(index) for index, _ in odd)
         names = f"environments {', '.join(others)} and {last}" if others else f"environment {last}"
-        print(
+        announcements.say(
             f"Warning: {names} did not repeat the episode that was under way, since {odd[0][1]}: it counts "
-            "as truncated, a fresh one begins, and the run is no longer bit-exact.",
-            file=sys.stderr,
+            "as truncated, a fresh one begins, and the run is no longer bit-exact."
         )
     autoreset = np.array(autoreset)
     return np.stack(observations), autoreset, autoreset & ~np.array([s["ended"] for s in snapshots])
@@ -342,7 +341,9 @@ def _import(module: str, env_id: str):
     """Imports the module of a user's environment. Raises InputError, whatever that module raises."""
     try:
         import_from_here(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if not is_foreign(error):
+            raise
         is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         why = f"there is no module {error.name}" if is_missing else f"its module raises {describe(error)}"
         raise InputError(f"Unknown environment {env_id!r}: {why}.") from error

@@ -1,7 +1,6 @@
 """Where episodes begin and end, how they are stored and restored, and how faults are reported."""
 
 import base64
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
@@ -12,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy import vdot
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.errors import BrokenPromise, InputError, describe, is_foreign
 from cleanrl_cc.common.observations import PixelObservation
 
@@ -154,7 +154,7 @@ class Episodes(gym.Wrapper):
         except BaseException as error:  # of a run that has saved everything
             if not is_foreign(error):
                 raise
-            print(f"Warning: {self._fault(f'failed to close with {describe(error)}')}", file=sys.stderr)
+            announcements.say(f"Warning: {self._fault(f'failed to close with {describe(error)}')}")
 
     def describe(self) -> str:
         """What the agent sees, for a line at the start."""
@@ -238,7 +238,12 @@ class Episodes(gym.Wrapper):
 
 def plain_copy(wrapper: gym.Wrapper) -> dict:
     """A copy of what a training wrapper has learned. Raises InputError where no checkpoint could hold it."""
-    state = deepcopy(wrapper.state_dict())
+    try:
+        state = deepcopy(wrapper.state_dict())
+    except Exception as error:
+        raise InputError(
+            f"state_dict() of {type(wrapper).__name__} failed with {describe(error)}."
+        ) from error
     if not is_plain(state):
         raise InputError(
             f"state_dict() of {type(wrapper).__name__} must hold Python's numbers, strings, lists and "

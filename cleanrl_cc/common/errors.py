@@ -9,6 +9,10 @@ class InputError(SystemExit):
     """Something the user can mend: uncaught, it prints its one sentence and exits with code 1."""
 
 
+class Stopped(SystemExit):
+    """A signal ends this process, with the exit code 128 + its number."""
+
+
 class BrokenPromise(Exception):
     """What an environment must not return: the end of a sentence that begins with the environment."""
 
@@ -20,9 +24,9 @@ def require(condition: bool, name: str, value, expected: str | None):
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Whether someone else's code raised it: any Exception, or the SystemExit of a success, which would end a
-    run without a word. Ours, InputError and what a signal raises, have a code."""
-    return isinstance(error, Exception) or (isinstance(error, SystemExit) and not error.code)
+    """Whether someone else's code raised it: an Exception, a SystemExit, which would end a run without a
+    word, or what another language's code panics with. Not what is ours or Python's own."""
+    return not isinstance(error, InputError | Stopped | KeyboardInterrupt | GeneratorExit)
 
 
 def describe(error: BaseException) -> str:

@@ -5,7 +5,6 @@ more than one answer. Nothing here knows an algorithm.
 """
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -104,9 +103,8 @@ def play_episodes(
             film.discard()  # of what is whole there is nothing to discard
     if cut := sum("cut" in episode for episode in results.values()):
         steps = f"{cut_steps(envs[0]):,} steps"
-        print(
-            f"{cut} of {len(results)} evaluation episodes had not ended and were cut after {steps}.",
-            file=sys.stderr,
+        announcements.say(
+            f"{cut} of {len(results)} evaluation episodes had not ended and were cut after {steps}."
         )
     return [results[seed] for seed in seeds]
 
@@ -160,6 +158,27 @@ def side_by_side(env: gym.Env, num_episodes: int, all_filmed: bool = False) -> i
         return 1
     draws = uses_mujoco(env) and (all_filmed or env.observation_space.dtype == np.uint8)
     return min(MOST_CONTEXTS if draws else MOST_AT_ONCE, num_episodes)
+
+
+def add_environments(envs: list, make: Callable[..., gym.Env], num_episodes: int, filmed: bool):
+    """Adds to `envs` those that are still missing to play so many episodes side by side.
+
+    Args:
+        make: makes one, also with a `render_mode`.
+        filmed: whether the first one is to draw pictures.
+
+    Raises:
+        InputError: it draws none.
+    """
+    if not envs:
+        envs.append(make(render_mode="rgb_array" if filmed else None))
+        if filmed:
+            envs[0].reset(seed=EVALUATION_SEED)
+            if not isinstance(picture := envs[0].render(), np.ndarray):
+                raise InputError(f"{envs[0].name} draws no pictures: leave out --capture-video.")
+            as_frame(picture, envs[0])
+    while len(envs) < side_by_side(envs[0], num_episodes):
+        envs.append(make())
 
 
 def summarize(episodes: list[dict]) -> dict:
@@ -240,7 +259,7 @@ def analyze_value(traces: list[np.ndarray], gamma: float, path: Path) -> dict:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
-    print(path, file=sys.stderr)
+    announcements.say(str(path))
     return analysis
 
 

@@ -4,13 +4,13 @@ import json
 import os
 import platform
 import re
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.errors import InputError, require
 from cleanrl_cc.common.files import move_aside, set_aside, write_text
 from cleanrl_cc.common.machine import describe_machine, describe_versions
@@ -60,7 +60,7 @@ def _begin_anew(folder: Path) -> Path:
         )
     if not folder.is_dir() or any(folder.iterdir()):
         aside = move_aside(folder)
-        print(f"{folder} had no checkpoint to go on from: what was there is now {aside}.", file=sys.stderr)
+        announcements.say(f"{folder} had no checkpoint to go on from: what was there is now {aside}.")
         folder.mkdir()
     return folder
 
@@ -78,7 +78,7 @@ def write_description(folder: Path, args, algorithm: str):
             f"{path} cannot be read ({error.strerror}): make it readable, or move it away."
         ) from error
     except (ValueError, TypeError, AttributeError):
-        print(f"{path} is damaged: the file as it was is now {set_aside(path)}.", file=sys.stderr)
+        announcements.say(f"{path} is damaged: the file as it was is now {set_aside(path)}.")
     description = {
         "algorithm": algorithm,
         "args": asdict(args),

@@ -8,6 +8,7 @@ from torch._guards import CompileContext
 
 from cleanrl_cc.common.arguments import module_words
 from cleanrl_cc.common.distributed import exchange, size
+from cleanrl_cc.common.errors import Stopped
 from cleanrl_cc.common.logs import Log
 from cleanrl_cc.common.scripts import resume_command
 
@@ -45,10 +46,10 @@ class Interruptible(Log):
             self.received_signal = number
             return
         if self.stop_signal is not None:
-            raise SystemExit(128 + number)
+            raise Stopped(128 + number)
         if CompileContext.try_get() is not None:  # the first update, which may take a minute to begin
             self.say("Stopped while torch.compile was working: no step of this process is saved.")
-            raise SystemExit(128 + number)
+            raise Stopped(128 + number)
         self.stop_signal = number
         self.say("Stopping after this step; a second time: at once, without saving.")
 
@@ -70,9 +71,12 @@ class Interruptible(Log):
         if self.saved_signal is None:
             return
         self.close()
-        words = ["--resume", str(self.folder), *module_words(self.args)]
+        self.say_how_to_go_on()
+        raise Stopped(128 + self.saved_signal)
+
+    def say_how_to_go_on(self):
+        words = ["--resume", str(self.place), *module_words(self.args)]
         self.say(f"Saved. Go on with: {resume_command(type(self.args), words)}")
-        raise SystemExit(128 + self.saved_signal)
 
     def close(self):
         """Closes files and the tracker, and gives the signals back."""

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.distributed import size
 from cleanrl_cc.common.episodes import EPISODE
 from cleanrl_cc.common.errors import InputError
@@ -34,7 +35,8 @@ class Log:
         writes: whether this process says and writes anything; of several processes, one does.
     """
 
-    folder: Path  # a run has it before `_open_log`
+    place: Path  # the folder as the user names it; a run has both before `_open_log`
+    folder: Path  # the same, absolute: an environment may change the working directory
     algorithm = ""  # the script
 
     def __init__(self, args, writes: bool):
@@ -54,14 +56,14 @@ class Log:
         if self.writes:
             if self.args.num_envs > 1:
                 self.say(update_ratio(self.args))
-            self.say(f"Run folder: {self.folder}")
+            self.say(f"Run folder: {self.place}")
             threading.excepthook = _leave_out_full_disks
             with self._writing_events():
                 self.writer = SummaryWriter(self.folder, purge_step=first_step + 1 if first_step else None)
                 self._describe(self.writer, first_step)
             if self.args.track:
                 self._start_tracker(tracker_id)
-            if sys.stderr.isatty():
+            if sys.stderr and sys.stderr.isatty():
                 self.bar = tqdm(
                     total=self.args.total_timesteps, initial=first_step, unit="step", dynamic_ncols=True
                 )
@@ -111,7 +113,7 @@ class Log:
     def say(self, text: str):
         """Prints a line to stderr without tearing the progress bar."""
         if self.writes:
-            tqdm.write(text, file=sys.stderr)
+            announcements.say(text)
 
     def warn(self, text: str):
         """Says it the first time."""
@@ -209,7 +211,7 @@ class Log:
             if not math.isfinite(value):
                 raise InputError(
                     f"{key} became {value} at step {global_step}: the run stops, "
-                    f"its last good checkpoint is in {self.folder}. "
+                    f"its last good checkpoint is in {self.place}. "
                     "A lower learning rate or smaller rewards may help."
                 )
         return values
@@ -275,9 +277,10 @@ class Log:
                 raise gone(self.folder)
         taken, free = self._weigh()
         if self.bar:
-            shown = {"return": f"{self.last_return:.1f}", "memory": f"{taken:.1f} GB"}
-            self.bar.set_postfix(shown, refresh=False)
-            self.bar.update(global_step - self.bar.n)
+            numbers = {"return": f"{self.last_return:.1f}", "memory": f"{taken:.1f} GB"}
+            self.bar.set_postfix(numbers, refresh=False)
+            with contextlib.suppress(OSError):  # the terminal was closed
+                self.bar.update(global_step - self.bar.n)
         elif now - self.shown[-1][0] > 30:
             shown_at, shown_step, untimed = self.shown[0]  # not the start: steps without updates are fast
             self.shown.append((now, global_step, self.untimed))
@@ -293,10 +296,12 @@ class Log:
             )
 
     def _close_log(self):
-        for closable in (self.bar, self.writer):
-            if closable is not None:
-                with self._writing_events():
-                    closable.close()
+        if self.bar:
+            with contextlib.suppress(OSError):
+                self.bar.close()
+        if self.writer:
+            with self._writing_events():
+                self.writer.close()
         if self.tracker:
             self.tracker.finish()
 

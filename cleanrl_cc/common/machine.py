@@ -299,10 +299,9 @@ def tell_shortage(kind: type[BaseException], error: BaseException, trace):
     """For sys.excepthook: memory that is refused, here or on a GPU, is told in a sentence."""
     text = str(error)
     if issubclass(kind, MemoryError) or "out of memory" in text or "t allocate memory" in text:
-        print(
+        announcements.say(
             "There is not enough memory: choose a smaller batch, buffer or network, or fewer environments; "
-            f"what was saved is whole ({describe(error)}).",
-            file=sys.stderr,
+            f"what was saved is whole ({describe(error)})."
         )
     else:
         sys.__excepthook__(kind, error, trace)

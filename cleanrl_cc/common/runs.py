@@ -5,15 +5,18 @@ A run folder holds `args.json`, TensorBoard's event file, `progress.csv` (one li
 demand `policy-<step>.pt` and `videos/`. Nothing here knows an algorithm or draws what the training draws.
 """
 
+import contextlib
 import math
 import secrets
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from cleanrl_cc.common import announcements
 from cleanrl_cc.common.arguments import RunArgs
 from cleanrl_cc.common.checkpoints import (
     Agent,
@@ -22,8 +25,8 @@ from cleanrl_cc.common.checkpoints import (
     kept_generators,
     load_optimizers,
     load_replay,
-    not_finite,
     remove_replays,
+    require_finite,
     rng_state,
     save_checkpoint,
     save_replay,
@@ -32,14 +35,14 @@ from cleanrl_cc.common.checkpoints import (
 from cleanrl_cc.common.distributed import disconnect, exchange, gather, rank, require_connected, size
 from cleanrl_cc.common.envs import make_env, recipe, restore_envs, snapshot_envs
 from cleanrl_cc.common.errors import InputError, gist
-from cleanrl_cc.common.evaluation import EVALUATION_SEED, Film, play_episodes, side_by_side, summarize
+from cleanrl_cc.common.evaluation import EVALUATION_SEED, Film, add_environments, play_episodes, summarize
 from cleanrl_cc.common.files import FolderLock
 from cleanrl_cc.common.folders import new_folder, write_description
 from cleanrl_cc.common.interruption import Interruptible
 from cleanrl_cc.common.machine import describe_arithmetic, unwatch_networks
-from cleanrl_cc.common.rendering import as_frame
 from cleanrl_cc.common.scripts import script_name
 from cleanrl_cc.common.unsaved import Unsaved
+from cleanrl_cc.common.vector import require_alike
 
 LOG_FREQUENCY = 1000  # global steps from one line of progress.csv to the next
 
@@ -107,16 +110,17 @@ class Run(Interruptible):
         """
         if self.args.resume:
             return self._resume(self.args.resume)
-        self.folder = Path(self.args.runs_dir)
+        self.place = new_folder(self.args, self.algorithm) if self.writes else Path(self.args.runs_dir)
+        self.folder = self.place.absolute()
         if self.writes:
-            self.folder = new_folder(self.args, self.algorithm)
             self.lock = FolderLock(self.folder)
         obs, _ = self.envs.reset()
         self._open(first_step=0, tracker_id=None)
         return obs, np.zeros(self.args.num_envs, bool), 0, {}
 
     def _resume(self, path: str) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
-        self.folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        self.place = Path(path) if Path(path).is_dir() else Path(path).parent
+        self.folder = self.place.absolute()
         if self.writes:
             self.lock = FolderLock(self.folder)
         try:
@@ -174,7 +178,7 @@ class Run(Interruptible):
     def evaluate_and_save(self, global_step: int, previous_step: int, metrics: dict):
         """What is due by `eval_frequency` and `checkpoint_frequency`; upon a signal it saves, and exits."""
         if crossed(global_step, previous_step, self.args.eval_frequency):
-            self.evaluate(global_step)
+            self._evaluate_or_save(global_step, metrics)
         if crossed(global_step, previous_step, self.args.checkpoint_frequency) or self.stop_signal:
             self.save(global_step, metrics)
         self.exit_if_stopped()
@@ -192,13 +196,24 @@ class Run(Interruptible):
         with self._untimed():
             return self._evaluate(global_step)
 
+    def _evaluate_or_save(self, global_step: int, metrics: dict) -> float:
+        """An evaluation that fails, as where an environment cannot draw, costs no step of the training."""
+        try:
+            return self.evaluate(global_step)
+        except InputError:
+            if size() == 1:  # several processes save together, and the others know of nothing
+                self.evaluation_due = True
+                with contextlib.suppress(InputError):  # weights that are not finite, or a full disk
+                    self.save(global_step, metrics)
+                    self.say_how_to_go_on()
+            raise
+
     def _evaluate(self, global_step: int) -> float:
-        self._require_finite(global_step)
+        require_finite(self.agent, self.buffer, global_step, self.place)
         self._make_eval_envs(self.args.eval_episodes)
         video = self.folder / "videos" / f"step-{global_step:08d}.mp4"
-        films = {}
-        if self.args.capture_video:
-            films = {EVALUATION_SEED: Film(video, self.eval_envs[0], self.args.action_repeat)}
+        film = Film(video, self.eval_envs[0], self.args.action_repeat)
+        films = {EVALUATION_SEED: film} if self.args.capture_video else {}
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + self.args.eval_episodes)
         with kept_generators():
             episodes = play_episodes(self.eval_envs, self.agent, seeds, films, is_stopped=self.is_stopping)
@@ -222,18 +237,10 @@ class Run(Interruptible):
         return self.evaluation
 
     def _make_eval_envs(self, num_episodes: int):
-        """Makes those that are still missing to play so many episodes; the first one is filmed."""
         with kept_generators():
-            if not self.eval_envs:
-                mode = "rgb_array" if self.args.capture_video else None
-                self.eval_envs.append(make_env(**self.recipe, render_mode=mode))
-                if self.args.capture_video:
-                    self.eval_envs[0].reset(seed=EVALUATION_SEED)
-                    if not isinstance(picture := self.eval_envs[0].render(), np.ndarray):
-                        raise InputError(f"{self.args.env_id} draws no pictures: leave out --capture-video.")
-                    as_frame(picture, self.eval_envs[0])
-            while len(self.eval_envs) < side_by_side(self.eval_envs[0], num_episodes):
-                self.eval_envs.append(make_env(**self.recipe))
+            make = partial(make_env, **self.recipe)
+            add_environments(self.eval_envs, make, num_episodes, self.args.capture_video)
+            require_alike(self.eval_envs, self.envs.single_observation_space, self.envs.single_action_space)
 
     # Checkpoints
 
@@ -249,7 +256,7 @@ class Run(Interruptible):
         """
         self.saved_signal = self.stop_signal  # one that comes later finds its own save
         metrics = self._finite(global_step, metrics)
-        self._require_finite(global_step)
+        require_finite(self.agent, self.buffer, global_step, self.place)
         if global_step >= self.args.total_timesteps and global_step > self.logged_step:
             self._log_last(global_step, metrics)
         with self._untimed():
@@ -309,14 +316,6 @@ class Run(Interruptible):
             "agent": self.agent.state_dict(),
         }
 
-    def _require_finite(self, global_step: int):
-        for what, tensors in (("weights", self.agent.state_dict()), ("stored", self.buffer.arrays())):
-            if name := not_finite(tensors):
-                raise InputError(
-                    f"The {what} {name} are not finite at step {global_step}: "
-                    f"the last good checkpoint is in {self.folder}."
-                )
-
     # The end
 
     def finish(self, global_step: int, metrics: dict) -> float:
@@ -325,14 +324,15 @@ class Run(Interruptible):
         Returns:
             The mean return of that evaluation (on rank 0).
         """
-        mean_return = self.evaluate(global_step)
+        mean_return = self._evaluate_or_save(global_step, metrics)
         self.save(global_step, metrics)
         if self.evaluation_due:
             self.exit_if_stopped()
         self.envs.close()
         self.close()
         if self.writes:
-            print(f"{self.folder}: mean return {mean_return:.1f}, episodes: {self.args.eval_episodes}")
+            episodes = f"episodes: {self.args.eval_episodes}"
+            announcements.show(f"{self.place}: mean return {mean_return:.1f}, {episodes}")
         return mean_return
 
     def close(self):

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from cleanrl_cc.common.distributed import launcher
-from cleanrl_cc.common.errors import InputError, describe
+from cleanrl_cc.common.errors import InputError, describe, is_foreign
 
 HERE = Path(__file__).resolve().parents[1]  # our scripts stand beside this folder, or a copy's beside its own
 PREFIX = __package__.rpartition("common")[0]  # of their modules: "cleanrl_cc.", and of a copy's ""
@@ -114,7 +114,9 @@ def load_script(file: Path) -> ModuleType:
         sys.path[:] = dict.fromkeys([str(folder), *sys.path])
     try:
         module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # whatever a user's script raises
+    except BaseException as error:  # whatever a user's script raises
+        if not is_foreign(error):
+            raise
         raise InputError(f"{file} cannot be imported: {describe(error)}.") from error
     if Path(module.__file__ or "").resolve() != file.resolve():
         raise InputError(f"{file} has the name of a module that is in use ({module.__file__}): rename it.")

@@ -2,7 +2,6 @@
 what it learns from."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from cleanrl_cc.common import announcements
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 ALIGNMENT = 16  # bytes that a GPU's kernels read at once
@@ -240,7 +241,7 @@ def _graph(function: Callable, what: str, args, device: torch.device, rows_vary:
             return function(*inputs, **constants)
         if counters["stats"]["unique_graphs"] > num_graphs:
             seconds = time.perf_counter() - begun
-            print(f"{what} compiled in {seconds:.0f} s; torch keeps the result.", file=sys.stderr)
+            announcements.say(f"{what} compiled in {seconds:.0f} s; torch keeps the result.")
         if device.type == "cuda":  # the next call writes where these are
             outputs = tree_map_only(Tensor, torch.clone, outputs)
         return outputs
@@ -260,5 +261,5 @@ def vector_bits() -> int:
 
 
 def give_up(args, reason: str):
-    print(f"Warning: --compile failed, and nothing is compiled ({reason.rstrip('.')}).", file=sys.stderr)
+    announcements.say(f"Warning: --compile failed, and nothing is compiled ({reason.rstrip('.')}).")
     args.compile = False

@@ -86,6 +86,7 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
         seed_generators(seed, 0)
         self.envs = [env_fns[index]() for index in own]
         obs_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
+        require_alike(self.envs, obs_space, action_space)
         self.single_observation_space = obs_space
         self.single_action_space = action_space
         self.observation_space = batch_space(obs_space, self.num_envs)
@@ -105,7 +106,8 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
             makes = [env_fns[index] for index in group]
             try:
                 ours, theirs = context.Pipe()
-                arguments = (theirs, ours, makes, memory, row, int(group[0]), seed)
+                spaces = obs_space, action_space
+                arguments = (theirs, ours, makes, spaces, memory, row, int(group[0]), seed)
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 process.start()
             except OSError as error:
@@ -194,6 +196,21 @@ def _kill(processes: list):
         process.kill()
 
 
+def require_alike(envs: Sequence[gym.Env], obs_space: gym.Space, action_space: gym.Space):
+    """Raises InputError where one of `envs` has other spaces than these, those of the first one."""
+    for env in envs:
+        for kind, ours, first in (
+            ("observations", env.observation_space, obs_space),
+            ("actions", env.action_space, action_space),
+        ):
+            if ours != first:
+                name = env.spec.id if env.spec else "the environment"
+                raise InputError(
+                    f"{name} must have the same {kind} each time that it is made: first it had {first}, "
+                    f"then {ours}."
+                )
+
+
 def seed_generators(seed: int, index: int):
     """Seeds the global generators of this process, whose first environment is `index`."""
     numpy_seed, python_seed = np.random.SeedSequence((seed, index)).generate_state(2).tolist()
@@ -220,7 +237,7 @@ def _answer(envs: list, rows: np.ndarray, command: str, *arguments) -> list:
     return answers
 
 
-def _work(pipe, other_end, env_fns: list, memory, row: np.dtype, first: int, seed: int):
+def _work(pipe, other_end, env_fns: list, spaces: tuple, memory, row: np.dtype, first: int, seed: int):
     # Ctrl-C reaches the whole process group: the parent decides when to stop
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -230,6 +247,7 @@ def _work(pipe, other_end, env_fns: list, memory, row: np.dtype, first: int, see
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         try:
             envs = [make() for make in env_fns]
+            require_alike(envs, *spaces)
             while message := pipe.recv():
                 pipe.send(_answer(envs, rows, *message))
             for env in envs:

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from cleanrl_cc.common import announcements
-from cleanrl_cc.common.errors import InputError, describe
+from cleanrl_cc.common.errors import InputError, describe, is_foreign
 
 # --- actions ---
 
@@ -193,11 +193,18 @@ def apply_wrapper(env: gym.Env, text: str, flag: str) -> gym.Env:
             key: ast.literal_eval(value) for key, _, value in (pair.partition("=") for pair in pairs)
         }
         wrapped = getattr(import_from_here(module), class_name)(env, **arguments)
-    except (Exception, SystemExit) as error:  # whatever a user's module raises
+    except BaseException as error:  # whatever a user's module raises
+        if not is_foreign(error):
+            raise
         raise InputError(
             f"{flag} {text} cannot be used ({describe(error)}): "
             "write RoadRules, Patience,frames=200, module:Class or module:Class,argument=1.5."
         ) from error
+    if not isinstance(wrapped, gym.Env):
+        raise InputError(
+            f"{flag} {text} made a {type(wrapped).__name__}: a wrapper is a class below "
+            "gymnasium.Wrapper, or a function that returns an environment."
+        )
     if isinstance(wrapped, NormalizeObservation) and wrapped.update_running_mean:
         raise InputError(
             f"{flag} {text} has statistics of its own in each environment, and evaluations begin with none: "

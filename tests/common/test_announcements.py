@@ -1,7 +1,13 @@
 """What is kept is said once, and not at all where it was forgotten."""
 
+import os
+import shlex
+import subprocess
+import sys
+from typing import TextIO
+
 import pytest
-from helpers import run_python
+from helpers import ROOT, run_python
 
 from cleanrl_cc.common import announcements
 
@@ -27,6 +33,36 @@ def test_what_is_forgotten_is_not_told(capsys):
     announcements.forget()
     announcements.tell()
     assert capsys.readouterr().err == ""
+
+
+def closed_pipe() -> TextIO:
+    """To write to, whose reader is gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w", buffering=1)
+
+
+@pytest.mark.parametrize("make", [closed_pipe, lambda: None])
+def test_what_nobody_reads_ends_nothing(make, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", make())
+    announcements.say("a line")
+
+
+def test_a_result_that_nobody_reads_ends_nothing():
+    code = "from cleanrl_cc.common import announcements; announcements.show('a line\\n' * 10**5)"
+    command = f"{sys.executable} -c {shlex.quote(code)} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a line\n", "")
+
+
+def test_a_result_on_a_full_disk_is_told():
+    code = "from cleanrl_cc.common import announcements; announcements.show('a line')"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == "The result could not be printed (No space left on device).\n"
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """What an environment breaks of its promises is told in one sentence, before it is stored."""
 
-import sys
-
 import numpy as np
 import odd_envs
 import pytest
@@ -10,7 +8,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 from helpers import checkpoint, input_error, replay, resume, train
 
 from cleanrl_cc.common.envs import make_env
-from cleanrl_cc.common.errors import InputError
+from cleanrl_cc.common.errors import InputError, Stopped
 
 BROKEN = {
     "NoSpace": ["observation_space", "Box", "not None"],
@@ -166,14 +164,41 @@ def test_an_error_names_environment_and_step():
             env.step(np.zeros(1, np.float32))
 
 
-@pytest.mark.parametrize("code", [130, "a sentence"])
-def test_what_ends_a_run_on_purpose_is_no_fault_of_the_environment(code, monkeypatch):
-    monkeypatch.setattr(odd_envs.Walk, "reward", lambda self: sys.exit(code))
+class Panic(BaseException):
+    """As what an environment written in Rust raises."""
+
+
+def raising(error: BaseException):
+    def reward(walk):
+        raise error
+
+    return reward
+
+
+@pytest.mark.parametrize("end", [Stopped(130), InputError("A sentence.")])
+def test_what_ends_a_run_on_purpose_is_no_fault_of_the_environment(end, monkeypatch):
+    monkeypatch.setattr(odd_envs.Walk, "reward", raising(end))
     env = make_env("odd_envs:Walk-v0")
     env.reset()
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as caught:
         env.step(np.zeros(1, np.float32))
-    assert end.value.code == code
+    assert caught.value is end
+
+
+@pytest.mark.parametrize("end", [SystemExit(1), SystemExit("the window was closed"), Panic("unwrap")])
+def test_an_environment_that_ends_the_process_is_named_with_its_step(end, monkeypatch):
+    monkeypatch.setattr(odd_envs.Walk, "reward", raising(end))
+    env = make_env("odd_envs:Walk-v0")
+    env.reset()
+    message = input_error(env.step, np.zeros(1, np.float32))
+    assert f"{type(end).__name__}: {end}" in message and "in step 1 of its episode 1" in message
+
+
+def test_a_picture_whose_numbers_grow_too_large_later_is_told():
+    env = make_env("odd_envs:Brightening-v0", frame_stack=1, image_size=40)
+    env.reset()
+    message = input_error(lambda: [env.step(np.zeros(1, np.float32)) for _ in range(300)])
+    assert "expected uint8, got numbers from 256 to 256" in message
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from cleanrl_cc.common.errors import InputError, describe, gist, is_foreign, origin, require
+from cleanrl_cc.common.errors import InputError, Stopped, describe, gist, is_foreign, origin, require
 
 
 def caught(error: BaseException) -> BaseException:
@@ -34,7 +34,9 @@ def test_what_is_as_required_passes():
         (ValueError("no"), True),
         (SystemExit(0), True),
         (SystemExit(), True),
-        (SystemExit(143), False),
+        (SystemExit(1), True),
+        (GeneratorExit(), False),
+        (Stopped(143), False),
         (InputError("Say yes."), False),
         (KeyboardInterrupt(), False),
     ],

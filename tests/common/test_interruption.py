@@ -20,6 +20,7 @@ from helpers import (
     checkpoint,
     command_line,
     flags,
+    input_error,
     resume,
     start,
     stop,
@@ -27,7 +28,7 @@ from helpers import (
     train,
 )
 
-from cleanrl_cc.common import runs
+from cleanrl_cc.common import errors, runs
 from cleanrl_cc.common.runs import Run
 from cleanrl_cc.common.tables import read_csv
 
@@ -111,6 +112,38 @@ def test_ctrl_c_at_any_moment_says_one_thing_and_loses_nothing(script, tmp_path)
         else:
             assert process.returncode == -signal.SIGINT
     print(f"{script}: {NUM_INTERRUPTIONS} interruptions, {saved} of them saved")
+
+
+def test_ctrl_c_that_also_ends_who_reads_the_output_loses_nothing(tmp_path):
+    folder = tmp_path / "run"
+    command = shlex.join([sys.executable, "cleanrl_cc/td3.py", *command_line("td3", folder, **WATCHED)])
+    command = command.replace("--total-timesteps 200", "--total-timesteps 100000")
+    shell = f"{command} 2>&1 | tee {tmp_path / 'log'}; exit ${{PIPESTATUS[0]}}"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    process = subprocess.Popen(
+        ["bash", "-c", f"trap : INT; {shell}"], cwd=ROOT, start_new_session=True, env=environment
+    )
+    while not (folder / "last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    before = checkpoint(folder)["global_step"]
+    os.killpg(process.pid, signal.SIGINT)  # a terminal tells all: tee, too, which ends at once
+    assert process.wait(60) == 130
+    assert checkpoint(folder)["global_step"] > before
+
+
+@pytest.mark.parametrize("steps", [100, 150])  # the first evaluation, the last one
+def test_an_evaluation_that_fails_costs_no_step_of_the_training(steps, tmp_path, monkeypatch, capsys):
+    script = SCRIPTS[0]
+    changes = {"total_timesteps": 150, "eval_frequency": 100 if steps == 100 else 0, "eval_episodes": 2}
+    train(script, tmp_path / "direct", **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "play_episodes", lambda *_, **__: errors.require(False, "sky", "red", "blue"))
+        assert input_error(train, script, tmp_path / "run", **changes) == "--sky must be blue, not 'red'."
+    assert "Saved. Go on with: " in capsys.readouterr().err
+    assert checkpoint(tmp_path / "run")["global_step"] == steps
+    resume(script, tmp_path / "run")
+    assert_same_runs(tmp_path / "run", tmp_path / "direct")
 
 
 def test_an_evaluation_is_given_up_and_made_up_for(tmp_path, monkeypatch):

@@ -157,6 +157,23 @@ def test_a_worker_that_fails_ends_the_run_in_a_sentence(two_cores, monkeypatch, 
     assert not envs.processes[0].is_alive()
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_environments_with_other_spaces_are_told(processes, monkeypatch):
+    monkeypatch.setattr("cleanrl_cc.common.envs.usable_cores", lambda: processes)
+    monkeypatch.setattr(odd_envs.Growing, "made", 0)
+
+    def begin():
+        envs = vector("Growing", num_envs=2)
+        try:
+            envs.reset()
+        finally:
+            envs.close()
+
+    message = input_error(begin)
+    assert "Growing-v0 must have the same observations" in message
+    assert "(1,)" in message and "(2,)" in message
+
+
 def test_a_worker_that_is_killed_ends_the_run_in_a_sentence(two_cores):
     envs = vector("Walk", num_envs=3)
     envs.reset()

@@ -310,6 +310,9 @@ def test_what_a_wrapper_has_learned_is_resumed(steps, tmp_path):
         ("odd_envs:Walk-v0", "odd_envs:NumPyCurriculum", "state_dict"),
         ("odd_envs:Walk-v0", "odd_envs:Cropped", "--wrappers"),
         ("odd_envs:Walk-v0", "gymnasium.wrappers:NormalizeObservation", "ppo_continuous.py"),
+        ("odd_envs:Walk-v0", "odd_envs:BrokenCurriculum", "state_dict() of BrokenCurriculum failed with Key"),
+        ("odd_envs:Walk-v0", "odd_envs:forgets_to_return", "made a NoneType"),
+        ("odd_envs:Walk-v0", "odd_envs:NoWrapper", "made a NoWrapper"),
         ("CarRacing-v3", "RoadRules,no_such=1", "no_such"),
     ],
 )
