@@ -124,7 +124,7 @@ def parse_args(cls: type, presets: dict[str, dict], argv: list[str] | None = Non
     """
     announcements.forget()  # what a run that failed in this process could not say
     argv = typed_words()[1:] if argv is None else argv
-    configs = look_ahead(argv).config
+    configs = [config for config in look_ahead(argv).config if config is not None]
     if len(configs) > 1:
         raise InputError(f"--config is given {len(configs)} times: put everything into one file.")
     argv = [*(word for config in configs for word in read_config(config, cls)), *argv]
@@ -176,13 +176,13 @@ def keep_to(saved: RunArgs, args: RunArgs):
 
 
 def look_ahead(argv: list[str]) -> argparse.Namespace:
-    """The words that decide what the defaults of the others are."""
+    """The words that decide what the defaults of the others are. A value that is missing, tyro tells."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--env-id", "--env_id")
+    parser.add_argument("--env-id", "--env_id", nargs="?")
     parser.add_argument("--wrappers", nargs="*")
     parser.add_argument("--training-wrappers", "--training_wrappers", nargs="*")
-    parser.add_argument("--resume")
-    parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--resume", nargs="?")
+    parser.add_argument("--config", nargs="?", action="append", default=[])
     return parser.parse_known_args(argv)[0]
 
 

@@ -53,7 +53,7 @@ class Checked(gym.Wrapper):
         super().__init__(env)
         self.name = name
         self.good_forms = set()
-        self.fits_any = self.observation_space.dtype != np.uint8
+        self.is_uint8 = self.observation_space.dtype == np.uint8
         self.unbounded = {"reset", "step"}  # of which no observation was compared with its bounds yet
 
     def reset(self, **kwargs):
@@ -75,7 +75,7 @@ class Checked(gym.Wrapper):
             self._check("step", result, ("observation", "reward", "terminated", "truncated", "info"))
             self._check_numbers(*result[1:4])
             # a dict, a number, and larger numbers than a picture holds are looked at every time
-            if isinstance(result[0], np.ndarray) and (self.fits_any or result[0].dtype == np.uint8):
+            if isinstance(result[0], np.ndarray) and (not self.is_uint8 or result[0].dtype == np.uint8):
                 self.good_forms.add(form)
         return result
 

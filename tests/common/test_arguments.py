@@ -160,6 +160,15 @@ def test_the_best_policy_of_car_racing_is_chosen_by_20_episodes(script):
     assert parse(script, ["--env-id", "CarRacing-v3"]).eval_episodes >= 20
 
 
+@pytest.mark.parametrize("flag", ["--env-id", "--resume", "--config", "--seed"])
+def test_a_flag_without_its_value_is_told_alone(flag, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(SCRIPTS[0], [flag])
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert f"Missing value for argument '{flag}'" in told and "usage" not in told
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_pattern_matches_a_family_of_environments(script):
     family = {key: changes for key, changes in load_script(script).PRESETS.items() if key == "dm_control/*"}
