@@ -32,10 +32,13 @@ commands() {
   for seed in $SEEDS; do
     run dqn_atari_style-axes dqn_atari_style CarRacing-v3 "$seed" "${dqn[@]}" --action-set auto
     run dqn_atari_style-patience dqn_atari_style CarRacing-v3 "$seed" "${dqn[@]}"
+    run dqn_atari_style-gentle dqn_atari_style CarRacing-v3 "$seed" --action-set gentle --compile
     run dqn_atari_style-less-exploration dqn_atari_style CarRacing-v3 "$seed" --epsilon-end 0.01
     run dqn_atari_style-shifted dqn_atari_style CarRacing-v3 "$seed" --random-shift
     run dqn_atari_style-bf16 dqn_atari_style CarRacing-v3 "$seed" --precision bf16 --compile
     run dqn_atari_style-slower-targets dqn_atari_style CarRacing-v3 "$seed" --target-update-frequency 1000
+    run ppo_continuous-gentle ppo_continuous CarRacing-v3 "$seed" --action-set gentle --training-wrappers RoadRules,speed_limit=70 --total-timesteps 500000 --compile
+    run rainbow-double rainbow CarRacing-v3 "$seed" --components double n-step --compile
     run rainbow-axes rainbow CarRacing-v3 "$seed" "${rainbow[@]}" --action-set auto
     run rainbow-patience rainbow CarRacing-v3 "$seed" "${rainbow[@]}"
     run td3-patience td3 CarRacing-v3 "$seed" "${td3[@]}"
