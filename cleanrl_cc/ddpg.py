@@ -76,7 +76,7 @@ class Args(RunArgs):
 
     # Exploration
     exploration_noise_type: Literal["gaussian", "ou"] = "gaussian"
-    """exploration noise: Gaussian, or an Ornstein-Uhlenbeck process (ou), correlated in time"""
+    """exploration noise: Gaussian, or what adds up to an Ornstein-Uhlenbeck process, correlated in time"""
     exploration_noise: Nonnegative = 0.1
     """standard deviation of the exploration noise at the first step"""
     final_exploration_noise: Nonnegative | None = None

@@ -17,6 +17,7 @@ program from 10,000 on: the policy was not selected on the episodes that score i
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -45,6 +46,7 @@ from cleanrl_cc.common.envs import RECIPE, make_env
 from cleanrl_cc.common.episodes import Episodes
 from cleanrl_cc.common.errors import InputError, Stopped, gist, require
 from cleanrl_cc.common.evaluation import (
+    EVALUATION_SEED,
     Film,
     analyze_value,
     play_episodes,
@@ -360,13 +362,15 @@ def play(policy: Policy, path: Path, options: Options, film: Path | None = None)
         name = f"evaluation-{path.stem}-seed"
         paths = {seed: folder / "videos" / f"{name}-{seed}.mp4" for seed in seeds}
         announcements.say(f"Filming into {place / 'videos'}")  # which may take minutes
-    if film:
+    if film and not options.save_video:
         paths[seeds[0]] = film
     films = {seed: Film(place, envs[0], policy.recipe["action_repeat"]) for seed, place in paths.items()}
     traces = {} if options.analyze_value else None
     episodes = play_episodes(envs, policy.agent, seeds, films, traces)
     for env in envs:
         env.close()
+    if film and options.save_video:
+        shutil.copyfile(paths[seeds[0]], film)
     analysis = {}
     if options.analyze_value:
         analysis = analyze_value([traces[seed] for seed in seeds], policy.gamma, folder / "value.png")
@@ -403,7 +407,15 @@ def push(options: Options, repo: str) -> dict:
     """Plays the episodes, and uploads policy and result to `repo`; with --dry-run only writes the folder."""
     path, checkpoint = read_checkpoint(options.checkpoint, options.trust)
     evaluations = path.parent / "evaluations.csv"
-    hub.read_curve(evaluations)  # what cannot be read is told now
+    if len(hub.read_curve(evaluations)):  # what cannot be read, or not be drawn, is told now
+        hub.import_figure()
+    selecting = range(EVALUATION_SEED, EVALUATION_SEED + checkpoint["args"].get("eval_episodes", 0))
+    judging = range(options.seed, options.seed + options.episodes)
+    if max(selecting.start, judging.start) < min(selecting.stop, judging.stop):
+        raise InputError(
+            f"--seed {options.seed} plays episodes by which the policy was chosen, from {EVALUATION_SEED:,} "
+            "on: judge it on others, as without --seed."
+        )
     policy = Policy(checkpoint, options.device, script=options.script)
     with tempfile.TemporaryDirectory() as temporary:
         film = Path(temporary) / "film.mp4" if draws(policy) else None
@@ -460,6 +472,6 @@ def main(argv: list[str] | None = None):
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # films are put away
+    for number in (signal.SIGINT, signal.SIGTERM):  # an unfinished film is removed
         signal.signal(number, stop)
     main()

@@ -6,7 +6,7 @@ Paper: Hessel et al. 2018, arXiv:1710.02298. The ideas, each marked by its name 
 online network chooses the next action, the target network values it (1509.06461); [per] larger errors are
 replayed more often (1511.05952); [dueling] value and advantages in two streams (1511.06581); [noisy] noise in
 the weights explores (1706.10295); [n-step] n rewards before bootstrapping; [c51] the return's distribution,
-not its mean (1707.06887). With [double] alone this is dqn_atari_style.py on several dimensions.
+not its mean (1707.06887). With [double] alone the loss is dqn_atari_style.py's on several dimensions.
 
 Differs from the paper:
 - Rewards are scaled, not clipped: see `PRESETS`. Gradients are clipped by their norm.

@@ -26,8 +26,8 @@ def say(line: str):
 
 
 def show(result: str):
-    """Prints to stdout. Who has closed the pipe, as `head` does, has read enough. Raises InputError where
-    it cannot be written."""
+    """Prints to stdout. A reader that closed the pipe, as `head` does, has read enough. Raises InputError
+    where it cannot be written."""
     try:
         print(result, flush=True)
     except OSError as error:
@@ -38,7 +38,7 @@ def show(result: str):
 
 
 def keep(line: str):
-    """Has `tell` say it, once; of torchrun's processes one does."""
+    """Queues a line for `tell`, which says it once; under torchrun only rank 0 does."""
     if os.environ.get("RANK", "0") == "0" and line not in _kept:
         _kept.append(line)
 

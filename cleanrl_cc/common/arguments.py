@@ -16,7 +16,7 @@ from cleanrl_cc.common.checkpoints import load_checkpoint, refuse_module, refuse
 from cleanrl_cc.common.config import read_config, require_argument
 from cleanrl_cc.common.episodes import is_plain
 from cleanrl_cc.common.errors import InputError, require
-from cleanrl_cc.common.ranges import Count, Range, Seed, Size, Small, Steps, Whole, expected
+from cleanrl_cc.common.ranges import Count, Range, Seed, Size, Small, Steps, Whole, admits, expected
 from cleanrl_cc.common.scripts import script_name, source_of, typed_words
 
 # --- the fields of every run ---
@@ -65,8 +65,8 @@ class RunArgs:
     num_threads: Small | None = None
     """torch threads; None: torch decides at the start, and a resumed run keeps to it"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: of all layers but the last, from pixels in SAC, TD3 and DDPG of convolutions; auto: where it is
-    faster and known to learn as well (pixels; in DDPG states, too)"""
+    """bf16: in all layers but the last, from pixels in SAC, TD3 and DDPG in the convolutions alone; auto:
+    where it is faster and known to learn as well (from pixels; in DDPG from states, too)"""
     matmul: Literal["auto", "mkl", "onednn"] = "auto"
     """library of fp32 matrix products on a CPU; auto: the faster one, found by timing both at the start"""
     compile: bool = False
@@ -176,7 +176,7 @@ def keep_to(saved: RunArgs, args: RunArgs):
 
 
 def look_ahead(argv: list[str]) -> argparse.Namespace:
-    """The words that decide what the defaults of the others are. A value that is missing, tyro tells."""
+    """The words that decide what the defaults of the others are. tyro reports a missing value."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--env-id", "--env_id", nargs="?")
     parser.add_argument("--wrappers", nargs="*")
@@ -260,10 +260,14 @@ def check_args(args):
 
 
 def check_types(args):
-    """Raises InputError for the first field of `args` that is not of its type, or out of its range."""
+    """Raises InputError for the first field of `args` that is not of its type, or out of its range. A whole
+    number in the place of a float becomes one."""
     for name, kind in get_type_hints(type(args), include_extras=True).items():
-        wrong = expected(getattr(args, name), kind)
-        require(wrong is None, name, getattr(args, name), wrong)
+        value = getattr(args, name)
+        wrong = expected(value, kind)
+        require(wrong is None, name, value, wrong)
+        if type(value) is int and admits(kind, float) and not admits(kind, int):
+            setattr(args, name, float(value))
 
 
 def check_kept(args: RunArgs):

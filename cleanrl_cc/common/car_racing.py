@@ -168,7 +168,7 @@ class FastCarRacing(CarRacing, Measured):
         """What the return hides: a finished lap scores 1000 - 0.1 frames, any
         other 1000 (1 - missed / total) - 100.
 
-        Of all frames, `grass_share` had no wheel on the road. A spin is told by its end: the car moves
+        Of all frames, `grass_share` had no wheel on the road. A spin is recognised by its end: the car moves
         backwards, which it has no gear for.
         """
         missed = len(self.track) - self.tile_visited_count

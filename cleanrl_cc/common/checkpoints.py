@@ -76,7 +76,7 @@ class Checkpoint:
     computed_by: dict[str, str] = field(default_factory=dict)  # `machine.describe_arithmetic`
     best_return: float  # of the evaluations so far
     evaluated: list  # [global step, mean return] of the last one
-    evaluation_due: bool = False  # whether one was under way at this step when the run was stopped
+    evaluation_due: bool = False  # whether that of this step was given up for a signal, or failed
     lines: dict[str, int] = field(default_factory=dict)  # of progress.csv and evaluations.csv
     episodes: list[list]  # [return, length] of those that ended since the last log line
     seconds: float  # of training, evaluations and checkpoints included

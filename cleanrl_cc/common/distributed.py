@@ -36,8 +36,12 @@ def launcher() -> str:
 
 
 def take_rank(args):
-    """Puts the seed and the GPU of this process into `args`; rank 0 keeps the user's seed."""
+    """Puts the seed and the GPU of this process into `args`; rank 0 keeps the user's seed. What one process
+    finds by timing, several would each find for themselves: they compute in fp32, by MKL, unless told."""
     if dist.is_torchelastic_launched():
+        if os.environ["WORLD_SIZE"] != "1":
+            args.precision = args.precision.replace("auto", "fp32")
+            args.matmul = args.matmul.replace("auto", "mkl")
         if number := int(os.environ["RANK"]):
             args.seed = int(np.random.SeedSequence((args.seed, number)).generate_state(1)[0])
         if args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available()):

@@ -87,8 +87,8 @@ def make_env(
         env_id: any id that Gymnasium knows; `module:Name-v0` imports `module` first.
         obs: "pixels", "state", or "auto": pixels where the environment emits images, as the head of
             `observations.py` says what that is.
-        action_set: "auto": two axes for CarRacing, continuous LunarLander; "native": what the environment
-            has; "five": CarRacing's five discrete actions.
+        action_set: "auto": two axes for CarRacing, continuous LunarLander; "gentle": CarRacing's with less
+            strength; "five": its five discrete actions; "native": what the environment has.
         action_repeat: environment steps per agent step. Time limits stay in environment steps.
         frame_stack, image_size, grayscale: shape of pixel observations, uint8
             (frame_stack * C, image_size, image_size).

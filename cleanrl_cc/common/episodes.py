@@ -46,7 +46,7 @@ class Episodes(gym.Wrapper):
             from one episode for the next.
     """
 
-    env: Any  # its rewards are numbers: `Checks` sees to that
+    env: Any  # its rewards are numbers: `Checked` sees to that
 
     def __init__(
         self,

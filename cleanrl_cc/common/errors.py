@@ -1,4 +1,4 @@
-"""The one error that a user sees. Imports nothing of ours."""
+"""The one error that a user sees, and how those of others are told. Imports nothing of ours."""
 
 import textwrap
 import traceback

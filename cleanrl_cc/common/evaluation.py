@@ -100,7 +100,7 @@ def play_episodes(
         for module in learning:
             module.training = True
         for film in films.values():
-            film.discard()  # of what is whole there is nothing to discard
+            film.discard()  # what is finished has nothing to discard
     if cut := sum("cut" in episode for episode in results.values()):
         steps = f"{cut_steps(envs[0]):,} steps"
         announcements.say(
@@ -276,8 +276,8 @@ class Film:
     """
 
     def __init__(self, path: Path, env: gym.Env, action_repeat: int):
-        # the encoder wants the ending
         self.path = path
+        # the encoder wants the ending
         self.temporary = path.with_name(path.stem + ".tmp.mp4")
         rate: Any = (env.metadata or {}).get("render_fps")
         is_known = isinstance(rate, Real) and 0 < rate < math.inf

@@ -181,14 +181,19 @@ def read_curve(evaluations: Path) -> np.ndarray:
     return np.array(rows).reshape(-1, 3)
 
 
-def draw_curve(evaluations: Path, path: Path, result: dict):
-    """The mean return of each evaluation during training, and one standard deviation around it."""
+def import_figure():
+    """Matplotlib's figure. Raises InputError where it is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError('The curve is drawn with matplotlib: pip install -e ".[hub]".') from error
+    return Figure
+
+
+def draw_curve(evaluations: Path, path: Path, result: dict):
+    """The mean return of each evaluation during training, and one standard deviation around it."""
     steps, means, deviations = read_curve(evaluations).T
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    figure = import_figure()(figsize=(6, 3.5), layout="constrained")
     axis = figure.subplots()
     axis.fill_between(steps, means - deviations, means + deviations, alpha=0.2, linewidth=0)
     axis.plot(steps, means, marker=".")

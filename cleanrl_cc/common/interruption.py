@@ -2,6 +2,8 @@
 
 import contextlib
 import signal
+import weakref
+from types import FrameType
 from typing import Any
 
 from torch._guards import CompileContext
@@ -26,21 +28,28 @@ class Interruptible(Log):
         self.stop_signal: int | None = None
         self.received_signal: int | None = None  # one that the other processes do not know of yet
         self.saved_signal: int | None = None  # one upon which everything was saved
-        self.evaluation_due = False  # whether the last evaluation was given up for a signal
+        self.evaluation_due = False  # whether the last one was given up for a signal, or failed
         self.earlier_handlers: dict[int, Any] = {}
 
     def _take_signals(self):
+        """Until `close`; or until an error has ended the run, which then neither stops at a signal nor keeps
+        its memory for one."""
+        earlier = self.earlier_handlers
+        reference = weakref.ref(self)
+
+        def handle(number: int, frame: FrameType | None):
+            run = reference()
+            if run is not None and _is_known_to(frame, run):
+                run._request_stop(number)
+                return
+            _give_back(earlier)
+            signal.raise_signal(number)
+
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # not in the main thread: someone else handles signals
-                self.earlier_handlers[number] = signal.signal(number, self._request_stop)
+                earlier[number] = signal.signal(number, handle)
 
-    def _give_signals_back(self):
-        for number, handler in self.earlier_handlers.items():
-            with contextlib.suppress(ValueError):
-                signal.signal(number, handler)
-        self.earlier_handlers = {}
-
-    def _request_stop(self, number: int, _frame):
+    def _request_stop(self, number: int):
         if size() > 1:
             # `count_steps` tells the others; launchers repeat a signal, so that a second one means nothing
             self.received_signal = number
@@ -80,5 +89,22 @@ class Interruptible(Log):
 
     def close(self):
         """Closes files and the tracker, and gives the signals back."""
-        self._give_signals_back()
+        _give_back(self.earlier_handlers)
         self._close_log()
+
+
+def _is_known_to(frame: FrameType | None, run: Interruptible) -> bool:
+    """Whether a function under way, such as a script's `train`, has `run` among its variables."""
+    while frame is not None:
+        if any(value is run for value in frame.f_locals.values()):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _give_back(handlers: dict[int, Any]):
+    """Signals to whoever had them before the run."""
+    while handlers:
+        number, handler = handlers.popitem()
+        with contextlib.suppress(ValueError):
+            signal.signal(number, handler)

@@ -39,7 +39,7 @@ def start_torch(
             becomes False.
         pixels: whether the networks read images.
         batch_sizes: what acting and learning put through layers of `args.hidden_dim`:
-            products by which "auto" chooses the library. None where a policy is only evaluated.
+            products by which "auto" chooses the library. () where a policy is only evaluated.
         bf16_from_states: whether the algorithm has been seen to learn as well in bf16 from states, so that
             "auto" may choose it there, too.
     """

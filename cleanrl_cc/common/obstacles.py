@@ -48,7 +48,7 @@ PERIODS = (6.0, 12.0)  # seconds there and back, from and to
 NUM_SEEN = 3  # walls in the state
 SIGHT = 10.0  # metres ahead at which they are seen
 BEHIND = 1.0  # metres behind at which they still count as next
-# seconds: a touch so soon after the last belongs to the same collision, as who pushes against a wall rattles
+# seconds: a touch so soon after the last belongs to the same collision, in which a walker bounces
 REBOUND = 0.5
 
 

@@ -66,6 +66,11 @@ LogStd = Annotated[float, Range(-20, 10)]  # beyond, actions are lost in the noi
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
 
 
+def admits(kind, number: type) -> bool:
+    """Whether a field of type `kind` may be a `number`, int or float."""
+    return kind is number or any(admits(part, number) for part in get_args(kind))
+
+
 def expected(value, kind) -> str | None:
     """What a field of type `kind` takes, in words, where `value` is not that; None where it is.
 

@@ -109,6 +109,9 @@ def cut_csv(path: Path, last_step: int, expected: int | None = None) -> tuple[in
     readable = [line for line in lines[1:] if _is_row(line, columns)]
     rows = list(csv.DictReader([*header, *readable]))
     kept = [row for row in rows if float(row["global_step"]) <= last_step]
+    # of that very step, and yet later: an evaluation that a resumed run made up for, before it was killed
+    while expected is not None and len(kept) > expected and float(kept[-1]["global_step"]) == last_step:
+        kept.pop()
     reason = None
     if unfinished or [*header, *readable] != lines:
         reason = "holds lines that cannot be read"

@@ -51,9 +51,9 @@ class GroupedVectorEnv(gym.vector.VectorEnv):
     """N environments that reset themselves in the step after an episode's end, in this
     process and `num_processes - 1` others.
 
-    What comes back does not depend on the number of processes. Of infos there is only
-    EPISODE, of the environments that have it. Every process seeds Python's and NumPy's global generators from
-    the seed and its first environment, for environments that draw from those.
+    What comes back does not depend on the number of processes, unless environments draw from Python's or
+    NumPy's global generators, which every process seeds from the seed and its first environment. Of infos
+    there is only EPISODE, of the environments that have it.
 
     Args:
         env_fns: make the environments.

@@ -56,7 +56,7 @@ class UnitActions(gym.ActionWrapper):
 
 class TwoAxes(gym.ActionWrapper):
     """CarRacing by two axes, steering and gas/brake: an agent that knows nothing does not stand on the brake.
-    By `--action-set gentle` it neither floors the gas nor blocks the wheels, and steers no further than the
+    By `--action-set gentle` it neither floors the gas nor locks the wheels, and steers no further than the
     front wheels turn."""
 
     STRENGTHS = {"auto": (1.0, 1.0, 1.0), "gentle": (0.4, 0.3, 0.8)}  # of steering, gas and brake

@@ -5,7 +5,10 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from gymnasium.spaces import Box
 from helpers import SCRIPTS, checkpoint, flags, input_error, load_script, parse, resume, train
 
 from cleanrl_cc.common.arguments import RunArgs, check_args, describe_fields, parse_args
@@ -158,6 +161,19 @@ def test_a_preset_changes_defaults_and_a_flag_beats_it(script):
 def test_the_best_policy_of_car_racing_is_chosen_by_20_episodes(script):
     # with ten of a deviation of 185 the standard error is 58
     assert parse(script, ["--env-id", "CarRacing-v3"]).eval_episodes >= 20
+
+
+def test_a_whole_number_for_a_float_becomes_one():
+    td3, ppo = load_script("td3"), load_script("ppo_continuous")
+    args = parse_args(td3.Args, {"Pendulum-v1": {"exploration_noise": 1}}, ["--env-id", "Pendulum-v1"])
+    assert type(args.exploration_noise) is float and type(args.seed) is int
+    args = td3.Args(exploration_noise=1, final_exploration_noise=0, total_timesteps=1000)
+    check_args(args)
+    assert type(args.final_exploration_noise) is float and type(args.total_timesteps) is int
+    args = ppo.Args(initial_log_std=-1, target_kl=None)
+    check_args(args)
+    space = Box(-1, 1, (2,), np.float32)
+    assert ppo.Agent(args, space, space, torch.device("cpu")).log_std.tolist() == [-1.0, -1.0]
 
 
 @pytest.mark.parametrize("flag", ["--env-id", "--resume", "--config", "--seed"])

@@ -220,6 +220,21 @@ def test_a_wrong_option_is_one_sentence(changes, words, run):
     assert all(word in message for word in words)
 
 
+def test_a_policy_is_not_presented_by_the_episodes_that_chose_it(run, tmp_path):
+    words = [str(run), "--push-to-hub", "me/pendulum", "--dry-run", str(tmp_path / "new")]
+    message = input_error(main, [*words, "--seed", "19995"])
+    assert "--seed 19995" in message and "from 20,000" in message
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_episode_is_filmed_and_the_first_one_shown(run, tmp_path):
+    words = [str(run), "--push-to-hub", "me/pendulum", "--dry-run", str(tmp_path / "new")]
+    main([*words, "--save-video", "--out", str(tmp_path), "--episodes", "2", "--device", "cpu"])
+    films = sorted((tmp_path / "videos").iterdir())
+    assert len(films) == 2
+    assert (tmp_path / "new" / "replay.mp4").read_bytes() == films[0].read_bytes()
+
+
 @pytest.mark.parametrize("source", ["hf://me", "hf://me/a/b", "hf://me/a b"])
 def test_a_wrong_address_is_one_sentence(source):
     assert "hf://user/name" in input_error(load_policy, source)

@@ -1,11 +1,13 @@
 """Signals, and what is left of a run's processes."""
 
+import gc
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from helpers import (
 )
 
 from cleanrl_cc.common import errors, runs
+from cleanrl_cc.common.errors import InputError
 from cleanrl_cc.common.runs import Run
 from cleanrl_cc.common.tables import read_csv
 
@@ -184,6 +187,23 @@ def test_a_second_ctrl_c_ends_the_run_at_once_without_a_traceback(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 130 and "Traceback" not in stderr, stderr
+
+
+def test_a_run_that_an_error_ended_leaves_signals_alone(tmp_path, monkeypatch):
+    made = []
+
+    def end(run, *_):
+        made.append(weakref.ref(run))
+        raise InputError("The sky is red.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "evaluate_and_save", end)
+        assert input_error(train, SCRIPTS[0], tmp_path / "run") == "The sky is red."
+    with pytest.raises(KeyboardInterrupt):  # as in a notebook, where the next cell is interrupted
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    gc.collect()
+    assert made[0]() is None  # nor is its buffer kept
 
 
 def test_the_printed_command_can_be_pasted(tmp_path):

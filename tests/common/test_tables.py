@@ -22,6 +22,7 @@ def path(tmp_path):
         (TWO, 2, 2),
         (TWO, None, 2),
         (TWO + "3000,0.25\n", 2, 2),  # after the checkpoint
+        (TWO, 1, 1),  # an evaluation that was made up for after it
         (HEAD, 0, 0),
         ("\n", 0, 0),  # resumed before its first line
         ("", None, 0),
@@ -49,7 +50,7 @@ def test_lines_after_the_checkpoint_are_cut_without_a_word(text, expected, kept,
         (b"time,value\n1000,2\n", 1, 0),
         (b"Dear diary,\n\ntoday I\n", 2, 0),
         (TWO.encode(), 3, 2),  # a line is lost
-        (TWO.encode(), 1, 2),  # lines of another run
+        (TWO.encode(), 0, 1),  # a line of another run
     ],
 )
 def test_damage_is_told_set_aside_and_what_can_be_read_kept(data, expected, kept, path):
