@@ -298,8 +298,8 @@ class Agent(nn.Module):
     @torch.no_grad()
     def act(self, obs: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Actions (N, A) for observations (N, *obs_shape): sampled, or the mean."""
-        policy, _ = self(self.normalize(obs))
-        return (policy.mean if deterministic else policy.sample()).cpu().numpy()
+        distribution, _ = self(self.normalize(obs))
+        return (distribution.mean if deterministic else distribution.sample()).cpu().numpy()
 
     @torch.no_grad()
     def value(self, obs: np.ndarray) -> np.ndarray:
@@ -354,12 +354,12 @@ class Agent(nn.Module):
     def update_minibatch(self, obs, actions, old_log_probs, old_values, advantages, returns) -> tuple:
         """One gradient step, which --compile makes one graph. Takes normalised observations (B, *obs_shape),
         actions (B, A), the others (B,); returns policy loss, value loss, entropy and log-ratios (B,)."""
-        policy, values = self(obs)
+        distribution, values = self(obs)
         num_rows, var, mean = moments(advantages)  # of the minibatches of all processes
         std = (var * (num_rows / (num_rows - 1))).sqrt()
         advantages = (advantages - mean) / (std + 1e-8)
         # L(π) = E[min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)]  (Schulman et al. 2017, equation 7)
-        log_ratio = policy.log_prob(actions) - old_log_probs
+        log_ratio = distribution.log_prob(actions) - old_log_probs
         ratio = log_ratio.exp()
         clipped_ratio = ratio.clamp(1 - self.args.clip_coef, 1 + self.args.clip_coef)
         policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()
@@ -369,7 +369,7 @@ class Agent(nn.Module):
             clipped = old_values + (values - old_values).clamp(-self.args.clip_value, self.args.clip_value)
             errors = torch.max(errors, (clipped - returns).square())
         value_loss = errors.mean()
-        entropy = policy.entropy()
+        entropy = distribution.entropy()
         loss = policy_loss + self.args.vf_coef * value_loss - self.args.ent_coef * entropy
         gradients = torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True)
         gradients = mean_over_processes(gradients, len(obs))
@@ -449,7 +449,7 @@ class RolloutBuffer:
 def train(args: Args, run_class: type[Run] = Run) -> float:
     """Trains, and returns the mean return of the last evaluation; a subclass of `Run` may watch it."""
     check_args(args)
-    most = args.num_envs * (args.num_steps // 2) // 2
+    most = args.num_envs * (args.num_steps // 2) // 2  # a minibatch needs two rows; every second may be final
     require(most > 0, "num_steps", args.num_steps, f"at least {4 if args.num_envs == 1 else 2}")
     require(args.num_minibatches <= most, "num_minibatches", args.num_minibatches, f"at most {most}")
     take_rank(args)

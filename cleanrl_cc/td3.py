@@ -184,16 +184,16 @@ class Actor(nn.Module):
 
 
 class TwinCritic(nn.Module):
-    """Two Q-functions: encoding (B, in_dim), actions (B, A) to q1, q2, (B,) each, or with `num` 1 to q1."""
+    """Two Q-functions: encoding (B, in_dim), actions (B, A) to q1, q2, (B,) each, or by one critic to q1."""
 
     def __init__(self, in_dim: int, action_dim: int, hidden_dim: int, feature_dim: int | None):
         super().__init__()
         self.trunk = trunk(in_dim, feature_dim) if feature_dim else nn.Identity()
         self.layers = mlp((feature_dim or in_dim) + action_dim, hidden_dim, 1, TwinLinear, TwinLinear)
 
-    def forward(self, encoding: Tensor, actions: Tensor, num: int = 2) -> tuple[Tensor, ...]:
+    def forward(self, encoding: Tensor, actions: Tensor, num_critics: int = 2) -> tuple[Tensor, ...]:
         x = torch.cat([self.trunk(encoding), actions], dim=1)
-        return self.layers(x.expand(num, *x.shape)).float().squeeze(2).unbind()
+        return self.layers(x.expand(num_critics, *x.shape)).float().squeeze(2).unbind()
 
 
 # --- agent ---
@@ -324,7 +324,7 @@ class Agent(nn.Module):
     def update_actor(self, encoding: Tensor) -> dict[str, Tensor]:
         # J(π) = E[-Q1(s, π(s))]
         with self.autocast():
-            (q1,) = self.critic(encoding, self.actor(encoding), num=1)
+            (q1,) = self.critic(encoding, self.actor(encoding), num_critics=1)
         actor_loss = -q1.mean()
         # the critic gets no gradient
         self.actor_optimizer.step(torch.autograd.grad(actor_loss, self.actor_optimizer.parameters))
