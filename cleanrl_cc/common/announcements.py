@@ -1,12 +1,12 @@
 """What is said on the terminal, and what MuJoCo need not say. What a run says of itself at its start is kept
 until nothing stands in the way: an error then stands alone."""
 
-import contextlib
 import errno
 import logging
 import os
 import re
 import sys
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -14,15 +14,21 @@ from cleanrl_cc.common.errors import InputError
 
 DEPRECATION = re.compile(r"compiler attribute .* is deprecated")
 
+GONE = (errno.EPIPE, errno.EIO)  # no pipe, no terminal any more
+
 _kept: list[str] = []
 
 
 def say(line: str):
     """Prints to stderr without tearing a progress bar. That nobody reads it any more, as when Ctrl-C has
     ended a `tee` or the terminal was closed, ends no run."""
-    if sys.stderr:  # None where it was closed from the start
-        with contextlib.suppress(OSError):
-            tqdm.write(line, file=sys.stderr)
+    if not sys.stderr:  # closed from the start
+        return
+    try:
+        tqdm.write(line, file=sys.stderr)
+    except OSError as error:
+        if error.errno in GONE:
+            _write_nowhere(sys.stderr)
 
 
 def show(result: str):
@@ -31,10 +37,14 @@ def show(result: str):
     try:
         print(result, flush=True)
     except OSError as error:
-        # Python would write it again as it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno not in (errno.EPIPE, errno.EIO):
+        _write_nowhere(sys.stdout)
+        if error.errno not in GONE:
             raise InputError(f"The result could not be printed ({error.strerror}).") from error
+
+
+def _write_nowhere(stream: TextIO):
+    """From now on. Python would else write what is left once more as it exits, and exit with 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def keep(line: str):

@@ -308,7 +308,9 @@ class Film:
                 }
                 self.writer = imageio.get_writer(self.temporary, **settings)
             self.writer.append_data(frame[:height, :width])
-        except OSError as error:  # of which imageio gives several lines, the command and all that it printed
+        # of the former imageio gives several lines, the command and all that it printed; the latter where it
+        # finds no encoder, or Ctrl-C ends the one that it tries
+        except (OSError, RuntimeError) as error:
             raise self._failure(error) from error
 
     def finish(self):
@@ -321,7 +323,7 @@ class Film:
         except OSError as error:
             raise self._failure(error) from error
 
-    def _failure(self, error: OSError) -> InputError:
+    def _failure(self, error: OSError | RuntimeError) -> InputError:
         reason = (str(error).strip().splitlines() or ["the encoder ended"])[0]
         return InputError(
             f"{self.path} could not be written ({reason}): free some disk space, or film nothing."

@@ -52,6 +52,10 @@ class Log:
         self.bar: tqdm | None = None
         self.writer: SummaryWriter | None = None
 
+    def _settle(self, place: Path):
+        self.place = place
+        self.folder = place.absolute()
+
     def _open_log(self, first_step: int, tracker_id: str | None):
         if self.writes:
             if self.args.num_envs > 1:

@@ -110,8 +110,7 @@ class Run(Interruptible):
         """
         if self.args.resume:
             return self._resume(self.args.resume)
-        self.place = new_folder(self.args, self.algorithm) if self.writes else Path(self.args.runs_dir)
-        self.folder = self.place.absolute()
+        self._settle(new_folder(self.args, self.algorithm) if self.writes else Path(self.args.runs_dir))
         if self.writes:
             self.lock = FolderLock(self.folder)
         obs, _ = self.envs.reset()
@@ -119,8 +118,7 @@ class Run(Interruptible):
         return obs, np.zeros(self.args.num_envs, bool), 0, {}
 
     def _resume(self, path: str) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
-        self.place = Path(path) if Path(path).is_dir() else Path(path).parent
-        self.folder = self.place.absolute()
+        self._settle(Path(path) if Path(path).is_dir() else Path(path).parent)
         if self.writes:
             self.lock = FolderLock(self.folder)
         try:
@@ -201,8 +199,10 @@ class Run(Interruptible):
         try:
             return self.evaluate(global_step)
         except InputError:
+            self.evaluation_due = True
+            if self.stop_signal:  # Ctrl-C may also have ended an encoder or a simulator
+                return self.evaluation
             if size() == 1:  # several processes save together, and the others know of nothing
-                self.evaluation_due = True
                 with contextlib.suppress(InputError):  # weights that are not finite, or a full disk
                     self.save(global_step, metrics)
                     self.say_how_to_go_on()

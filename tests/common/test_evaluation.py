@@ -222,6 +222,15 @@ def test_it_is_filmed(name, fps, tmp_path):
         assert film.get_meta_data()["fps"] == fps and film.count_frames() == 30
 
 
+def test_an_encoder_that_is_not_found_is_told(tmp_path, monkeypatch):
+    def get_writer(*_, **__):
+        raise RuntimeError("No ffmpeg exe could be found. Install ffmpeg on your system.")
+
+    monkeypatch.setattr("cleanrl_cc.common.evaluation.imageio.get_writer", get_writer)
+    film = Film(tmp_path / "film.mp4", make_env("Pendulum-v1", render_mode="rgb_array"), 1)
+    assert "could not be written (No ffmpeg exe" in input_error(film.add, np.zeros((40, 40, 3), np.uint8))
+
+
 def test_pictures_of_several_sizes_are_no_film(tmp_path):
     changes = {"env_id": "odd_envs:GrowingFilm-v0", "total_timesteps": 10, "capture_video": True}
     message = input_error(train, "sac_drq", tmp_path / "run", **changes)

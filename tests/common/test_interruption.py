@@ -149,6 +149,22 @@ def test_an_evaluation_that_fails_costs_no_step_of_the_training(steps, tmp_path,
     assert_same_runs(tmp_path / "run", tmp_path / "direct")
 
 
+def test_an_evaluation_that_ctrl_c_makes_fail_is_made_up_for(tmp_path, monkeypatch):
+    script = SCRIPTS[0]
+    train(script, tmp_path / "direct", total_timesteps=150)
+
+    def fails(*_, **__):  # as an encoder or a simulator does that the signal reaches, too
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise InputError("The encoder ended.")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(runs, "play_episodes", fails)
+        train(script, tmp_path / "run", total_timesteps=150)
+    assert caught.value.code == 128 + signal.SIGTERM
+    resume(script, tmp_path / "run")
+    assert_same_runs(tmp_path / "run", tmp_path / "direct")
+
+
 def test_an_evaluation_is_given_up_and_made_up_for(tmp_path, monkeypatch):
     script = SCRIPTS[0]
     changes = {"total_timesteps": 150, "eval_frequency": 100, "eval_episodes": 2}
@@ -190,6 +206,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once_without_a_traceback(tmp_path):
 
 
 def test_a_run_that_an_error_ended_leaves_signals_alone(tmp_path, monkeypatch):
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # none, where tests run in background
     made = []
 
     def end(run, *_):
@@ -199,9 +216,12 @@ def test_a_run_that_an_error_ended_leaves_signals_alone(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Run, "evaluate_and_save", end)
         assert input_error(train, SCRIPTS[0], tmp_path / "run") == "The sky is red."
-    with pytest.raises(KeyboardInterrupt):  # as in a notebook, where the next cell is interrupted
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        with pytest.raises(KeyboardInterrupt):  # as in a notebook, where the next cell is interrupted
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, earlier)
     gc.collect()
     assert made[0]() is None  # nor is its buffer kept
 

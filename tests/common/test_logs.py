@@ -121,7 +121,7 @@ def test_episodes_of_several_environments_are_logged(tmp_path):
 
 def test_a_full_disk_ends_a_scalar_in_a_sentence_alone(tmp_path, capfd):
     log = Log(SimpleNamespace(total_timesteps=10, num_envs=1, track=False), writes=True)
-    log.folder = log.place = tmp_path
+    log._settle(tmp_path)
     log._open_log(first_step=0, tracker_id=None)
 
     def write():
@@ -155,7 +155,7 @@ def test_the_time_left_is_told_at_the_pace_of_the_last_minutes(tmp_path, monkeyp
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(logs, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     log = Log(SimpleNamespace(total_timesteps=100_000, num_envs=1, track=False), writes=True)
-    log.folder = log.place = tmp_path
+    log._settle(tmp_path)
     log._open_log(first_step=0, tracker_id=None)
     for clock.now in range(1, 1000):
         log.show_progress(1000 * min(clock.now, 10) + 10 * max(clock.now - 10, 0))  # updates begin after 10 s
