@@ -37,7 +37,8 @@ commands() {
     run dqn_atari_style-shifted dqn_atari_style CarRacing-v3 "$seed" --random-shift
     run dqn_atari_style-bf16 dqn_atari_style CarRacing-v3 "$seed" --precision bf16 --compile
     run dqn_atari_style-slower-targets dqn_atari_style CarRacing-v3 "$seed" --target-update-frequency 1000
-    run ppo_continuous-gentle ppo_continuous CarRacing-v3 "$seed" --action-set gentle --training-wrappers RoadRules,speed_limit=70 --total-timesteps 500000 --compile
+    run ppo_continuous-full-throttle ppo_continuous CarRacing-v3 "$seed" --action-set auto --training-wrappers Patience,frames=100
+    run ppo_continuous-fewer-steps ppo_continuous CarRacing-v3 "$seed" --total-timesteps 500000 --compile
     run rainbow-double rainbow CarRacing-v3 "$seed" --components double n-step --compile
     run rainbow-axes rainbow CarRacing-v3 "$seed" "${rainbow[@]}" --action-set auto
     run rainbow-patience rainbow CarRacing-v3 "$seed" "${rainbow[@]}"

@@ -99,11 +99,11 @@ class Args(RunArgs):
 LINEAR = {"learning_rate_schedule": "linear"}
 EIGHT = {"num_envs": 8, "num_steps": 256, "eval_frequency": 50_000, "checkpoint_frequency": 50_000}
 # Stable-Baselines3 zoo, ppo.yml (-v3, LunarLanderContinuous-v2): its 512 steps per rollout, here of 8
-# environments. The total_timesteps are ours, dm_control's images DrQ-v2's (table 2).
+# environments. The total_timesteps and PIXELS are ours, dm_control's images DrQ-v2's (table 2).
 ZOO = EIGHT | {"total_timesteps": 2_000_000, "num_steps": 64, "num_epochs": 20, "clip_coef": 0.1}
 TIANSHOU = EIGHT | {"vf_coef": 0.25, "initial_log_std": -0.5, **LINEAR}  # examples/mujoco/mujoco_ppo.py
-PIXELS = EIGHT | {"num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005}  # our own runs
-PIXELS |= {**LINEAR, "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
+PIXELS = EIGHT | {"num_minibatches": 8, "num_epochs": 4, "clip_coef": 0.15, "ent_coef": 0.005, **LINEAR}
+PIXELS |= {"action_repeat": 4, "action_distribution": "beta", "encoder_channels": 16, "feature_dim": 256}
 PRESETS = {
     "HalfCheetah-v[45]": {**ZOO, "hidden_dim": 256, "activation": "relu", "initial_log_std": -2.0}
     | {"num_minibatches": 8, "gae_lambda": 0.92, "learning_rate": 2.0633e-5, "ent_coef": 0.000401762}
@@ -122,7 +122,7 @@ PRESETS = {
     # Noise that changes every 0.04 s does not get a ball around a wall; every 0.16 s it does
     "cleanrl_cc/Corridor*-Ball-v0": EIGHT | {"action_repeat": 4, "total_timesteps": 300_000},
     "CarRacing-v3": PIXELS
-    | {"action_repeat": 4, "training_wrappers": ("Patience,frames=100",), "eval_episodes": 20},
+    | {"action_set": "gentle", "training_wrappers": ("RoadRules,speed_limit=70",), "eval_episodes": 20},
     "dm_control/*": PIXELS | {"obs": "pixels", "action_repeat": 2, "frame_stack": 3, "grayscale": False},
 }
 
