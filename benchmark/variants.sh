@@ -60,7 +60,9 @@ commands() {
     run sac_drq-three-steps sac_drq Hopper-v5 "$seed" --tau 0.005 --n-step 3 --total-timesteps 200000
     run sac_drq-more-entropy sac_drq Hopper-v5 "$seed" --tau 0.005 --target-entropy -1.5 --total-timesteps 200000
     run td3-later-rate td3 Hopper-v5 "$seed" --learning-rate 3e-4
-    run sac_drq-longer-horizon sac_drq LunarLander-v3 "$seed" --gamma 0.995 --total-timesteps 100000 --compile
+    run sac_drq-longer-horizon sac_drq LunarLander-v3 "$seed" --gamma 0.995 --compile
+    run td3-longer-horizon td3 LunarLander-v3 "$seed" --gamma 0.995 --compile
+    run ddpg-longer-horizon ddpg LunarLander-v3 "$seed" --gamma 0.995 --compile
     run td3-linear td3 LunarLander-v3 "$seed" --learning-rate-schedule linear
     run td3-faster-targets td3 Hopper-v5 "$seed" --learning-rate 3e-4 --tau 0.01
     run ppo_continuous-tianshou ppo_continuous HalfCheetah-v5 "$seed" "${tianshou[@]}"
