@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the presets were chosen against: two axes where five actions drive better; CarRacing without the rules of the road; DQN
 # with fewer random actions, shifted images or slower targets; speed limits of 55 for DDPG, 60 for TD3 and 65 for SAC, a constant
-# learning rate, smaller images, fewer updates, and SAC at full throttle, which looks further ahead, there and on LunarLander, or has laxer rules; SAC's Hopper with targets
+# learning rate, smaller images, fewer updates, and SAC at full throttle, which looks further ahead or has laxer rules; SAC, TD3 and DDPG that look further ahead on LunarLander; SAC's Hopper with targets
 # that move half as fast, and with these returns of three steps or more entropy; TD3 with the learning rate of the authors' later
 # code, with targets that move twice as fast, and with a learning rate that falls to 0 on LunarLander; another PPO, with a
 # learning rate that is constant where the preset's falls and falls where it is constant, with fewer steps, and in the corridors
